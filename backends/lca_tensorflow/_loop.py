@@ -156,9 +156,10 @@ class Loop(LoopContext):
         if altered := [v.path for found, gradient, v in seen if not _is_from(found, gradient)]:
             raise LCAError(
                 f"the loop alters gradients between the tape and the optimizer, that of {altered[0]!r} among "
-                "them, so the gradient of the loss is unknown; if it adds gradients up or clips them by "
-                "norm, pass the gradients of the tape to the tracker: total = tracker.add(None, gradients); "
-                "otherwise scale the loss instead, or use an estimator that requires no gradient of training "
+                "them, so the gradient of the loss is unknown. If it adds gradients up or clips their global "
+                "norm, pass the gradients of the tape to the tracker: total = tracker.add(None, gradients); if "
+                "it clips each by itself, let the optimizer clip (clipnorm=, clipvalue=); if it scales them, "
+                "scale the loss. Or use an estimator that requires no gradient of training "
                 "(lca.estimators.SampledPathIntegral)."
             )
         if len(seen) < len(pairs):

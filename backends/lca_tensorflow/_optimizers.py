@@ -210,7 +210,8 @@ def check_known(optimizer: Any) -> None:
         raise LCAError(
             f"how the updates of {what} depend on their gradient is unknown; train with "
             f"{' or '.join(known.__name__ for known in _KNOWN)}, without centered, clipvalue and use_ema, or "
-            "use an estimator that does not require update_slope (lca.estimators.CrossFit)."
+            "use an estimator that does not require update_slope (lca.estimators.NextBatch(lca.RIGHT), or "
+            "CrossFit in a loop of your own)."
         )
 
 
@@ -268,12 +269,13 @@ def check_unscaled(optimizer: Any) -> None:
     """Raise `LCAError` if the gradients passed to the optimizer are not those of its next update."""
     if hasattr(optimizer, "inner_optimizer") or getattr(optimizer, "loss_scale_factor", None):
         raise LCAError(
-            f"a {type(optimizer).__name__} is given scaled gradients, but estimators on batches require "
-            "those of the loss; use an optimizer without loss scaling, or an estimator that requires no "
+            f"the optimizer {type(optimizer).__name__} is given scaled gradients, but estimators on batches "
+            "require those of the loss; use an optimizer without loss scaling, or an estimator that requires no "
             "gradient (lca.estimators.SampledPathIntegral)."
         )
     if getattr(optimizer, "gradient_accumulation_steps", None):
         raise LCAError(
             "the optimizer accumulates gradients itself, so no single call passes the gradient of an update; "
-            "accumulate in the loop with tracker.add(total, gradients)."
+            "accumulate in a loop of your own with tracker.add(total, gradients), or use an estimator that "
+            "requires no gradient (lca.estimators.SampledPathIntegral)."
         )

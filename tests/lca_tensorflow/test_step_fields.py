@@ -164,7 +164,9 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_gradients_altered_by_hand_are_refused(change, monkeypatch):
     own = tf.GradientTape.gradient
-    with pytest.raises(LCAError, match="the loop alters gradients between the tape and the optimizer"):
+    with pytest.raises(
+        LCAError, match="the loop alters gradients between the tape and the optimizer.*let the optimizer clip"
+    ):
         with_changed(change, monkeypatch).measure(1, add=False)
     assert tf.GradientTape.gradient is own
 
@@ -288,5 +290,5 @@ def test_scaled_gradients_are_refused_before_the_first_step():
     run = TensorFlowFramework().run()
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(LR))
     for optimizers in (scaled, [run.optimizer, scaled]):
-        with pytest.raises(LCAError, match="a LossScaleOptimizer is given scaled gradients"):
+        with pytest.raises(LCAError, match="the optimizer LossScaleOptimizer is given scaled gradients"):
             Tracker(run.model, optimizers, run.objective, CrossFit())
