@@ -157,9 +157,9 @@ class Loop(LoopContext):
             raise LCAError(
                 f"the loop alters gradients between the tape and the optimizer, that of {altered[0]!r} among "
                 "them, so the gradient of the loss is unknown. If it adds gradients up or clips their global "
-                "norm, pass the gradients of the tape to the tracker: total = tracker.add(None, gradients); if "
-                "it clips each by itself, let the optimizer clip (clipnorm=, clipvalue=); if it scales them, "
-                "scale the loss. Or use an estimator that requires no gradient of training "
+                "norm, pass the gradients of the tape to the tracker: total = tracker.add(None, gradients). "
+                "If it clips each by itself, let the optimizer do that (clipnorm=, clipvalue=); if it scales "
+                "them, scale the loss. Or use an estimator that requires no gradient of training "
                 "(lca.estimators.SampledPathIntegral)."
             )
         if len(seen) < len(pairs):

@@ -270,8 +270,8 @@ def check_unscaled(optimizer: Any) -> None:
     if hasattr(optimizer, "inner_optimizer") or getattr(optimizer, "loss_scale_factor", None):
         raise LCAError(
             f"the optimizer {type(optimizer).__name__} is given scaled gradients, but estimators on batches "
-            "require those of the loss; use an optimizer without loss scaling, or an estimator that requires no "
-            "gradient (lca.estimators.SampledPathIntegral)."
+            "require those of the loss; use an optimizer without loss scaling, or an estimator that requires "
+            "no gradient (lca.estimators.SampledPathIntegral)."
         )
     if getattr(optimizer, "gradient_accumulation_steps", None):
         raise LCAError(
