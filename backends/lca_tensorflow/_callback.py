@@ -86,8 +86,10 @@ class LCACallback(FitCallback):
     (`keras.callbacks.BackupAndRestore`, ``restore_best_weights``, averaged weights), whatever their order.
 
     Estimators that require the gradient of training (`lca.estimators.LaggedCrossFit`, ``NextBatch(RIGHT)``)
-    have the training step keep it: the step is compiled once more, and each update copies one vector (K,) for
-    the gradient and one for the slope of the update. Training stays the same, bit for bit.
+    have the training step keep it: each update copies one vector (K,) for the gradient and one for the slope
+    of the update, as long as Keras keeps the compiled step. Training stays the same, bit for bit. If an
+    earlier ``fit`` has compiled the step without them, such an estimator is refused; call
+    ``model.make_train_function(force=True)`` before ``fit``.
 
     Every call of ``fit`` is a run of its own: read `views` or `summary` before the next one, and give each
     recorded fit a callback with a record of its own. Keras does not tell callbacks about an error in ``fit``;

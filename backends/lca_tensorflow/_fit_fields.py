@@ -1,7 +1,9 @@
 """`FitFields`: what the training step of ``fit`` passes to its optimizer, compiled or not."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import keras
 import tensorflow as tf
@@ -9,14 +11,19 @@ import tensorflow as tf
 from lca.errors import LCAError
 from lca_tensorflow._loop import Loop
 from lca_tensorflow._optimizers import update_slope
+from lca_tensorflow._vectors import gradient_of
+
+Pairs = Sequence[tuple[Any, keras.Variable]]
+"""Gradients and their variables."""
 
 
 class FitFields(Loop):
     """The gradient of each update of ``fit``, which the training step itself assigns to a variable.
 
-    ``apply`` of the optimizer is wrapped while the run lasts, and the training step is compiled anew, so that
-    the assignments are part of it. What training computes is the same, bit for bit (tested with XLA and
-    without). Costs one vector (K,) for each field, and one copy of it at each update.
+    The assignments are compiled with the training step, and stay in it as long as Keras keeps the step, so
+    that later calls of ``fit`` train as without them: Keras would not compile it again either. What training
+    computes is the same, bit for bit (tested with XLA and without). Costs one vector (K,) for each field, and
+    one copy of it at each update.
     """
 
     def open(self, model: keras.Model, *, slopes: bool) -> None:
@@ -25,8 +32,8 @@ class FitFields(Loop):
         Raises
         ------
         LCAError
-            If each replica of a distributed run has a gradient of its own, or ``apply`` of the optimizer is
-            wrapped already.
+            If each replica of a distributed run has a gradient of its own, or an earlier ``fit`` has compiled
+            the training step without the fields.
         """
         if model.distribute_strategy.num_replicas_in_sync > 1:
             raise LCAError(
@@ -34,44 +41,112 @@ class FitFields(Loop):
                 "device, or use an estimator that requires no gradient of training "
                 "(lca.estimators.SampledPathIntegral)."
             )
-        if "apply" in vars(model.optimizer):
-            raise LCAError(
-                "`apply` of the optimizer is wrapped already: by another callback with such an estimator, or "
-                "by one whose fit has failed. Use one of them in a fit, and compile the model with a new "
-                "optimizer after a failure."
-            )
-        self._model, self._optimizer = model, model.optimizer
-        size = sum(int(v.value.shape.num_elements()) for v in self._variables)
-        dtype = self._variables[0].dtype
         names = ("gradient", "update_slope") if slopes else ("gradient",)
-        self._kept = {name: tf.Variable(tf.zeros(size, dtype), trainable=False) for name in names}
-        inner = self._optimizer.apply
-
-        def apply(grads: Any, trainable_variables: Any = None, **kwargs: Any) -> Any:
-            grads = list(grads)
-            self._keep(grads, self._trained(trainable_variables))
-            return inner(grads, trainable_variables, **kwargs)
-
-        self._optimizer.apply = apply
-        model.make_train_function(force=True)
+        self._kept = _kept_by(model, self._variables, names)
 
     def close(self) -> None:
-        """The run is over; the next ``fit`` compiles its step anew."""
-        del self._optimizer.apply
-        self._model.train_function = None
+        """The run is over."""
         self.clear()
 
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         return {name: tf.identity(kept) for name, kept in self._kept.items() if name in fields}
 
-    def _trained(self, variables: Any) -> Sequence[keras.Variable]:
-        return self._optimizer._trainable_variables if variables is None else list(variables)
 
-    def _keep(self, gradients: Sequence[Any], trained: Sequence[keras.Variable]) -> None:
-        """Assign the gradient of an update that is about to be made, and how the update depends on it."""
-        self.apply(self._optimizer, gradients, trained)
-        self._kept["gradient"].assign(self._flat(gradients))
-        if "update_slope" in self._kept:
-            slope = update_slope(self._optimizer, trained, self._variables, gradients)
-            self._kept["update_slope"].assign(slope)
-        self._applied = None  # tensors of the traced function
+class _Keeper(NamedTuple):
+    """Keeps fields of each update."""
+
+    theta: Sequence[keras.Variable]
+    kept: Mapping[str, tf.Variable]
+    """A vector (K,) by the name of its field."""
+
+    def keeps(self, theta: Sequence[keras.Variable], names: Collection[str]) -> bool:
+        """Whether these fields are among them."""
+        return [*map(id, self.theta)] == [*map(id, theta)] and self.kept.keys() >= set(names)
+
+    def slope(self, optimizer: Any, pairs: Pairs) -> tf.Tensor | None:
+        """How the coming update depends on its gradient, if that is kept."""
+        if "update_slope" not in self.kept:
+            return None
+        gradients, trained = zip(*pairs, strict=True)
+        return update_slope(optimizer, trained, self.theta, gradients)
+
+    def keep(self, pairs: Pairs, slope: tf.Tensor | None) -> None:
+        """Assign the fields of an update."""
+        gradients, trained = zip(*pairs, strict=True)
+        self.kept["gradient"].assign(gradient_of(self.theta, gradients, trained))
+        if slope is not None:
+            self.kept["update_slope"].assign(slope)
+
+
+_keepers: WeakKeyDictionary[Any, list[_Keeper]] = WeakKeyDictionary()
+"""By the compiled training steps that they are a part of."""
+
+
+def _kept_by(
+    model: keras.Model, theta: Sequence[keras.Variable], names: Collection[str]
+) -> Mapping[str, tf.Variable]:
+    """The fields that the training step of the model keeps, from now on if it is not compiled yet."""
+    known = _keepers.get(model.train_function, [])
+    for keeper in known:
+        if keeper.keeps(theta, names):
+            return keeper.kept
+    if _is_compiled(model):
+        raise LCAError(
+            "the training step of the model was compiled by an earlier fit, without the gradient that the "
+            "estimator requires. To have it compiled anew, with all that has changed in the model since, "
+            "call model.make_train_function(force=True) before fit; or use an estimator that requires no "
+            "gradient of training (lca.estimators.SampledPathIntegral)."
+        )
+    size = sum(int(v.value.shape.num_elements()) for v in theta)
+    kept = {name: tf.Variable(tf.zeros(size, theta[0].dtype), trainable=False) for name in names}
+    keepers = [*known, _Keeper(theta, kept)]
+    with _attribute(model, "train_step", _keeping(model, keepers)):
+        model.make_train_function(force=True)
+    _keepers[model.train_function] = keepers
+    return kept
+
+
+def _keeping(model: keras.Model, keepers: Sequence[_Keeper]) -> Callable[[Any], Any]:
+    """The training step of the model, which passes what it gives to its optimizer on to the keepers."""
+    own = keras.Model.train_step
+
+    def train_step(data: Any) -> Any:
+        optimizer = model.optimizer
+        update = optimizer.apply_gradients
+
+        def apply_gradients(pairs: Any) -> Any:
+            pairs = list(pairs)
+            slopes = [keeper.slope(optimizer, pairs) for keeper in keepers]
+            made = update(pairs)  # TensorFlow numbers operations, and seeds the random ones by their number
+            for keeper, slope in zip(keepers, slopes, strict=True):
+                keeper.keep(pairs, slope)
+            return made
+
+        with _attribute(optimizer, "apply_gradients", apply_gradients):
+            return own(model, data)
+
+    return train_step
+
+
+def _is_compiled(model: keras.Model) -> bool:
+    """Whether nothing can be added to the training step of the model any more."""
+    function = model.train_function
+    if model.run_eagerly or function is None:
+        return False
+    inside = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    parts = [getattr(part, "__wrapped__", part) for part in (function, *inside)]
+    compiled = [part for part in parts if isinstance(part, tf.types.experimental.GenericFunction)]
+    return not compiled or any(part.experimental_get_tracing_count() for part in compiled)
+
+
+@contextmanager
+def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an object an attribute of its own for a while."""
+    before = {name: vars(owner)[name]} if name in vars(owner) else {}
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+        for _, own in before.items():
+            setattr(owner, name, own)

@@ -13,6 +13,7 @@ from lca.frameworks import PyTree
 from lca.tolerances import summed
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_tensorflow._optimizers import DryRun, check_unscaled, update_slope, updates_without
+from lca_tensorflow._vectors import gradient_of
 
 Gradients = Sequence[Any]
 _REMEMBERED = 20  # updates
@@ -44,19 +45,37 @@ class Loop(LoopContext):
     """Gradients come from `add`, one micro-batch after another, and as a whole from `apply`.
 
     The mark of a micro-batch is the list of its gradients.
+
+    Parameters
+    ----------
+    variables
+        Those of θ, in order.
+    requested
+        As in `LoopContext`.
+    delayed
+        Whether steps are measured with the gradient of the next update, which then has to have one of all
+        that the update before has moved.
     """
 
-    def __init__(self, variables: Sequence[keras.Variable], requested: Callable[[], Collection[str]]) -> None:
+    def __init__(
+        self,
+        variables: Sequence[keras.Variable],
+        requested: Callable[[], Collection[str]],
+        *,
+        delayed: bool = False,
+    ) -> None:
         super().__init__(requested)
-        self._variables = variables
-        self._owned = {id(variable) for variable in variables}
+        self._variables, self._delayed = variables, delayed
+        self._owned = frozenset(id(variable) for variable in variables)
         self._optimizer: Any = None
         self._applied: tuple[Gradients, Sequence[keras.Variable]] | None = None
+        self._moved = frozenset[int]()  # by the update before, ids of variables
         self._adding = False  # gradients of an update
         self._taken = True  # of the batch under way
         self._sizes: list[dict[str, _Size]] = []  # of the gradients of the last updates
         self._computed: dict[int, list[Any]] = {}  # gradients by the id of their variable
         self._warned = False
+        self._sparse = 0  # updates with sparse gradients
 
     def begin_batch(self, *batch: PyTree, weight: float | None = None) -> None:
         """As `lca.tracking.ModelTracker.begin_batch`."""
@@ -105,6 +124,9 @@ class Loop(LoopContext):
         else:  # other optimizers may apply the rest
             for variable in self._applied[1]:
                 self._computed.pop(id(variable), None)
+            if self._delayed:
+                moved = (id(v) for g, v in zip(*self._applied, strict=True) if g is not None)
+                self._moved = self._owned.intersection(moved)
         self._applied, self._adding, self._taken = None, False, True
 
     def _joined(self, batches: Sequence[PyTree]) -> PyTree:
@@ -117,7 +139,7 @@ class Loop(LoopContext):
         return np.asarray(array)
 
     def _gradient(self) -> tf.Tensor | None:
-        if self._applied is None:
+        if self._applied is None or not self._moved.issubset(map(id, self._applied[1])):
             return None
         check_unscaled(self._optimizer)
         gradient = self._flat(self._applied[0])
@@ -134,9 +156,10 @@ class Loop(LoopContext):
         if altered := [v.path for found, gradient, v in seen if not _is_from(found, gradient)]:
             raise LCAError(
                 f"the loop alters gradients between the tape and the optimizer, that of {altered[0]!r} among "
-                "them, so the gradient of the loss is unknown; if it adds gradients up or clips them by "
-                "norm, pass the gradients of the tape to the tracker: total = tracker.add(None, gradients); "
-                "otherwise scale the loss instead, or use an estimator that requires no gradient of training "
+                "them, so the gradient of the loss is unknown. If it adds gradients up or clips their global "
+                "norm, pass the gradients of the tape to the tracker: total = tracker.add(None, gradients). "
+                "If it clips each by itself, let the optimizer do that (clipnorm=, clipvalue=); if it scales "
+                "them, scale the loss. Or use an estimator that requires no gradient of training "
                 "(lca.estimators.SampledPathIntegral)."
             )
         if len(seen) < len(pairs):
@@ -185,18 +208,15 @@ class Loop(LoopContext):
         assert self._applied is not None
         applied, trained = self._applied
         dry_run = DryRun(self._optimizer, trained, self._variables)
+        if any(isinstance(gradient, tf.IndexedSlices) for gradient in applied):
+            self._sparse += 1
+            if self._sparse & (self._sparse - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+                dry_run.check_sums(applied)
         return updates_without(dry_run, gradients, weights, [gradient is not None for gradient in applied])
 
     def _flat(self, gradients: Gradients) -> tf.Tensor:
-        """The gradients as a vector (K,) in the order of θ; 0 for a variable without gradient."""
         assert self._applied is not None
-        by_variable = {id(v): g for g, v in zip(gradients, self._applied[1], strict=True)}
-        found = [by_variable.get(id(variable)) for variable in self._variables]
-        pieces = [
-            tf.zeros(v.shape, v.dtype) if grad is None else tf.convert_to_tensor(grad)
-            for grad, v in zip(found, self._variables, strict=True)
-        ]
-        return tf.concat([tf.reshape(piece, [-1]) for piece in pieces], 0)
+        return gradient_of(self._variables, gradients, self._applied[1])
 
 
 def _is_from(computed: Sequence[Any], gradient: Any) -> bool:

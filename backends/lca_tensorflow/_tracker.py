@@ -20,6 +20,11 @@ from lca_tensorflow._tapes import computed_gradients
 from lca_tensorflow._updates import Updates, is_followed
 from lca_tensorflow._vectors import flat
 
+_SEEN = (
+    "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker sees it, and with a "
+    "gradient of every tensor that the update before has moved"
+)
+
 
 class Tracker(KerasTracker[Loop]):
     """Allocates the loss change of every update of the model inside a ``with`` block.
@@ -79,11 +84,10 @@ class Tracker(KerasTracker[Loop]):
 
     _advice = {
         "batch": "loop over tracker.batches(dataset)",
-        "gradient": "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker sees it",
+        "gradient": _SEEN,
         "micro_batches": "loop over tracker.micro_batches(batch, M), or over several batches of "
         "tracker.batches(dataset), and add up their gradients with tracker.add",
-        "update_slope": "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker "
-        "sees it",
+        "update_slope": _SEEN,
         "halves": "loop over tracker.batches(dataset), one batch with at least two examples to an update",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
@@ -175,7 +179,8 @@ class Tracker(KerasTracker[Loop]):
             for optimizer in self._optimizers:
                 check_known(optimizer)
         self._parameters = parameters
-        return Loop(parameters, self._requested)
+        delayed = any(field.startswith("next_") for field in self._session.required_fields)
+        return Loop(parameters, self._requested, delayed=delayed)
 
     def _live_theta(self, parameters: Sequence[keras.Variable]) -> LiveVariables:
         self._live = LiveVariables(partial(flat, parameters))

@@ -1,5 +1,6 @@
 """`untouched`: what a forward pass writes in Python, or draws from global generators, is put back."""
 
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -41,8 +42,11 @@ class Generators(NamedTuple):
     """The states of the generators of random numbers, and the variables that only Python code knows."""
 
     host: HostGenerators
-    operations: Any
-    """Of `tf.random.set_seed`, for operations that are run eagerly."""
+    operations: random.Random | None
+    """Of `tf.random.set_seed`, for operations that are run eagerly; until `restore` they draw from another.
+
+    Its state alone would not do: each operation that it seeds also counts what it has drawn.
+    """
     shared: Any
     """The global `tf.random.Generator`, which is made when first used."""
     own: list[tuple[tf.Variable, tf.Tensor]]
@@ -51,34 +55,38 @@ class Generators(NamedTuple):
 
     @classmethod
     def now(cls, parts: Sequence[Any]) -> "Generators":
+        """The states as they are."""
         shared = stateful_random_ops.global_generator
         values = [value for part in parts for value in held_by(part)]
         generators = [v for v in [shared, *values] if isinstance(v, tf.random.Generator)]
         own = [(generator.state, generator.state.read_value()) for generator in generators]
         variables = [(v, v.read_value()) for v in values if isinstance(v, tf.Variable)]
-        return cls(HostGenerators.now(), _operations(), shared, own, variables)
+        operations = getattr(context.context(), "_rng", None)
+        if operations is not None:
+            context.context()._rng = _stand_in()
+        return cls(HostGenerators.now(), operations, shared, own, variables)
 
     def drawn(self) -> str:
         """The library whose generator has moved since, or an empty string."""
         if host := self.host.drawn():
             return host
-        moved = _operations() != self.operations or stateful_random_ops.global_generator is not self.shared
+        moved = stateful_random_ops.global_generator is not self.shared
+        moved |= self.operations is not None and context.context()._rng.getstate() != _stand_in().getstate()
         return "TensorFlow" if moved or any(_moved(v, value) for v, value in self.own) else ""
 
     def restore(self) -> None:
         """Put all of them back."""
         self.host.restore()
         if self.operations is not None:
-            context.context()._rng.setstate(self.operations)
+            context.context()._rng = self.operations
         stateful_random_ops.global_generator = self.shared
         for variable, value in (*self.own, *self.variables):
             if _moved(variable, value):
                 variable.assign(value)
 
 
-def _operations() -> Any:
-    generator = getattr(context.context(), "_rng", None)
-    return None if generator is None else generator.getstate()
+def _stand_in() -> random.Random:
+    return random.Random("measuring")
 
 
 def _moved(variable: tf.Variable, value: tf.Tensor) -> bool:

@@ -154,7 +154,7 @@ def check_sampled(objective: Objective) -> Sampled:
         raise LCAError(
             f"drawing examples needs an objective that is a mean over examples (lca.objective.Sampled: "
             f"n_examples, weight, batch), which {type(objective).__name__} is not; measure the terms of a "
-            "Sum one by one, or use an estimator on training batches (lca.estimators.CrossFit)."
+            "Sum one by one, or use an estimator on training batches (lca.estimators.NextBatch(lca.RIGHT))."
         )
     return objective
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import lca
 from lca.errors import LCAError
-from lca.estimators import CrossFit, LaggedCrossFit, NextBatch
+from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
 from lca_tensorflow import LCACallback, Objective, Tracker
 
 RNG = np.random.default_rng(0)
@@ -70,7 +70,7 @@ def test_the_gradients_of_fit_are_those_of_an_eager_loop_and_training_is_the_sam
     model, plain = clipped_model(jit=jit), clipped_model(jit=jit)
     for ours, theirs in zip(left_by_fit(model, callback), left_by_fit(plain), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert "apply" not in vars(model.optimizer)
+    assert "apply_gradients" not in vars(model.optimizer)
     found, wanted = callback.summary()["train"], in_a_loop(clipped_model(jit=False), LaggedCrossFit())
     assert found["steps"] == wanted["steps"] == 9
     for name, total in wanted["per_tensor"].items():  # compiled and eager, in float32
@@ -98,3 +98,63 @@ def test_a_train_step_of_ones_own_hides_its_gradients():
     callback = LCACallback(X, Y, batch_size=600, estimator=NextBatch(lca.RIGHT), on_error="raise")
     with pytest.raises(LCAError, match="train_step of its own. Use a Tracker around"):
         model.fit(X, Y, verbose=0, callbacks=[callback])
+
+
+def same_batch():
+    return LCACallback(X, Y, batch_size=600, estimator=SameBatch(), on_error="raise")
+
+
+def small_model(optimizer):
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(3)])
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def test_the_step_is_compiled_as_often_as_without_a_callback():
+    left = []
+    for callbacks in ([], [same_batch()]):
+        model = small_model(keras.optimizers.Adam(0.01))
+        left_by_fit(model, *callbacks)
+        model.layers[0].trainable = False  # which Keras follows when the model is compiled again
+        left.append(left_by_fit(model))
+    for ours, theirs in zip(*left, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_step_that_was_compiled_without_the_gradient_is_refused():
+    model = small_model(keras.optimizers.Adam(0.01))
+    left_by_fit(model)
+    with pytest.raises(
+        LCAError, match=r"by an earlier fit, .* call model\.make_train_function\(force=True\)"
+    ):
+        left_by_fit(model, same_batch())
+    model.make_train_function(force=True)
+    first, second = same_batch(), LCACallback(X, Y, batch_size=600, estimator=LaggedCrossFit())
+    left_by_fit(model, first, second)
+    assert (first.summary()["train"]["steps"], second.summary()["train"]["steps"]) == (10, 9)
+
+
+def test_a_new_callback_measures_after_an_interrupted_fit():
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    model, again = small_model("sgd"), same_batch()
+    with pytest.raises(KeyboardInterrupt):
+        left_by_fit(model, same_batch(), Interrupt())
+    left_by_fit(model, again)
+    assert again.summary()["train"]["steps"] == 10
+
+
+def test_an_optimizer_that_alters_gradients_before_it_applies_them_does_not_hide_them():
+    class Halved(keras.optimizers.SGD):
+        def apply_gradients(self, grads_and_vars):
+            return super().apply_gradients([(g / 2, v) for g, v in grads_and_vars])
+
+    found = []
+    for optimizer in (Halved(0.25), keras.optimizers.SGD(0.125)):
+        found.append(same_batch())
+        left_by_fit(small_model(optimizer), found[-1])
+    ours, theirs = (callback.summary()["train"]["per_tensor"].values() for callback in found)
+    assert list(ours) == list(theirs)

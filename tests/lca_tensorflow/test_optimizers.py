@@ -108,7 +108,7 @@ def test_the_slope_times_the_gradient_is_what_it_adds_to_the_update(name):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (keras.optimizers.Lion, "updates of Lion depend .* is unknown; train with SGD or RMSprop"),
+        (keras.optimizers.Lion, r"updates of Lion depend .* train with SGD or RMSprop.*NextBatch\(lca"),
         (lambda: keras.optimizers.SGD(clipvalue=0.1), "updates of SGD with clipvalue depend"),
         (lambda: keras.optimizers.RMSprop(centered=True), "updates of RMSprop with centered depend"),
     ],
@@ -147,12 +147,82 @@ def test_exceptions_from_decay_and_constraints_are_in_a_dry_run():
     assert (np.abs(wanted[:4]) < 10).all()  # as 0.1 · 100 would be without the constraint
 
 
+class Remembering(keras.optimizers.SGD):
+    """An optimizer whose updates depend on what it keeps beside its variables."""
+
+    def __init__(self):
+        super().__init__(0.1)
+        self.calls, self.mean, self.inner = 0, np.zeros(20_000), keras.optimizers.Adam(0.01)
+        self.slow = [tf.Variable(0.0) for _ in range(300)]
+
+    def apply(self, grads, trainable_variables=None):
+        self.calls += 1
+        self.mean += self.calls
+        self.slow[-1].assign_add(self.mean[-1])
+        self.inner.apply(grads, trainable_variables)
+        super().apply([self.slow[-1] * g for g in grads], trainable_variables)
+
+
+def test_what_an_optimizer_keeps_beside_its_variables_is_restored():
+    pair, grads = variables(1.0, 2.0), [tf.fill([2, 2], 3.0), tf.fill([2, 2], -5.0)]
+    optimizer = Remembering()
+    for _ in range(2):
+        np.testing.assert_array_equal(*dry_and_real(optimizer, pair, pair, grads))
+    assert (optimizer.calls, optimizer.mean[-1], int(optimizer.inner.iterations)) == (2, 3, 2)
+
+
+class Noisy(keras.optimizers.SGD):
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient + tf.random.normal(gradient.shape), variable, learning_rate)
+
+
+def test_random_updates_are_refused_and_the_next_random_numbers_are_the_same():
+    drawn, pair = [], variables(1.0)
+    optimizer = Noisy(0.1)
+    for refused in (False, True):
+        keras.utils.set_random_seed(0)
+        if refused:
+            with pytest.raises(LCAError, match="Noisy draws random numbers.*requires no such update"):
+                DryRun(optimizer, pair, pair).update(tf.ones(4), [True])
+        drawn.append(tf.random.normal([2, 2]).numpy())
+    np.testing.assert_array_equal(*drawn)
+
+
+def slices(rows, *indices):
+    return tf.IndexedSlices(tf.constant(rows), tf.constant(indices), tf.constant([2, 2]))
+
+
+def test_a_dry_run_is_refused_where_repeated_rows_are_not_added_up():
+    repeated, once = slices([[3.0, 1.0], [1.0, 1.0]], 1, 1), slices([[3.0, 1.0]], 1)
+    for gradient, kind in ((once, keras.optimizers.Adam), (repeated, keras.optimizers.SGD)):
+        pair = variables(1.0)
+        DryRun(kind(0.1), pair, pair).check_sums([gradient])
+    with pytest.raises(LCAError, match="Adam does not add up rows .* Apply dense gradients"):
+        DryRun(keras.optimizers.Adam(0.1), pair, pair).check_sums([repeated])
+
+
+@pytest.mark.parametrize("kind", [keras.optimizers.Adam, keras.optimizers.RMSprop])
+def test_the_slope_for_repeated_rows_is_that_of_the_update(kind):
+    pair, optimizer, gradient = variables(1.0), kind(0.1), slices([[3.0, 1.0], [1.0, 1.0]], 1, 1)
+    slope = update_slope(optimizer, pair, pair, [gradient])
+    before = flat(pair)
+    optimizer.apply([gradient], pair)
+    found, wanted = slope * tf.reshape(tf.convert_to_tensor(gradient), [-1]), flat(pair) - before
+    assert np.abs(found - wanted).max() <= tolerances.summed(4.0, EPS32)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)), "is given scaled gradients"),
+        (
+            lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)),
+            "LossScaleOptimizer is given scaled",
+        ),
         (lambda: keras.optimizers.SGD(0.1, loss_scale_factor=1024.0), "is given scaled gradients"),
-        (lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), r"accumulates.*tracker\.add"),
+        (
+            lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2),
+            r"accumulates.*tracker\.add.*SampledPath",
+        ),
     ],
     ids=["loss scale", "loss scale factor", "accumulation"],
 )

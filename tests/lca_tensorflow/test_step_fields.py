@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import lca
 from lca import tolerances
 from lca.errors import LCAError, LCAWarning
-from lca.estimators import CrossFit, SameBatch
+from lca.estimators import CrossFit, NextBatch, SameBatch
 from lca.tolerances import EPS64
 from lca_tensorflow import Objective, Tracker
 from tests.laws.runs import BATCHES, Kept, Shown
@@ -163,7 +164,9 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_gradients_altered_by_hand_are_refused(change, monkeypatch):
     own = tf.GradientTape.gradient
-    with pytest.raises(LCAError, match="the loop alters gradients between the tape and the optimizer"):
+    with pytest.raises(
+        LCAError, match="the loop alters gradients between the tape and the optimizer.*let the optimizer do that"
+    ):
         with_changed(change, monkeypatch).measure(1, add=False)
     assert tf.GradientTape.gradient is own
 
@@ -197,6 +200,29 @@ def test_two_optimizers_may_share_the_gradients_of_one_tape():
         optimizers[0].apply(gradients[:2], weights[:2])
         optimizers[1].apply(gradients[2:], weights[2:])
     assert tracker.steps == 2
+
+
+def updated(estimator, *blocks):
+    """The tracker of a run whose updates have gradients of these tensors only."""
+    run = TensorFlowFramework().run()
+    weights = run.model.trainable_weights
+    run.optimizer.build(weights)
+    with Tracker(run.model, run.optimizer, run.objective, estimator, on_error="raise") as tracker:
+        for block in blocks:
+            run.optimizer.apply(run.gradient(run.data(range(12)))[block], weights[block])
+    return tracker
+
+
+@pytest.mark.parametrize(("estimator", "skipped"), [(NextBatch(lca.RIGHT), 2), (SameBatch(), 0)])
+@pytest.mark.filterwarnings("ignore:skipped, as are later steps")
+def test_a_step_is_skipped_if_the_next_update_has_no_gradient_of_what_it_moved(estimator, skipped):
+    whole, block = slice(0, 4), slice(0, 2)
+    assert updated(estimator, whole, whole, block, whole, whole).skipped_steps == skipped  # second and last
+
+
+def test_updates_of_blocks_in_turns_are_refused_with_the_reason():
+    with pytest.raises(LCAError, match="a gradient of every tensor that the update before has moved"):
+        updated(NextBatch(lca.RIGHT), slice(0, 2), slice(2, 4))
 
 
 BY_HAND = {
@@ -264,5 +290,5 @@ def test_scaled_gradients_are_refused_before_the_first_step():
     run = TensorFlowFramework().run()
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(LR))
     for optimizers in (scaled, [run.optimizer, scaled]):
-        with pytest.raises(LCAError, match="a LossScaleOptimizer is given scaled gradients"):
+        with pytest.raises(LCAError, match="the optimizer LossScaleOptimizer is given scaled gradients"):
             Tracker(run.model, optimizers, run.objective, CrossFit())
