@@ -10,7 +10,7 @@ from lca.divisions import PARAM_GROUPS, Selectors
 from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.frameworks import ModelObjective
 from lca.layout import check_same_layout
-from lca.objective import Batch, Objective, leaves
+from lca.objective import Batch, Objective, Sum, evaluate, leaves
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca.tracking._follower import LiveTheta
 from lca.tracking._options import Options, names_options
@@ -168,10 +168,13 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
 
     def _measure_halves(self, live: LiveTheta) -> None:
         """Let the context measure parts of a batch by the first loss, at the parameters as they are."""
-        first = next(leaves(self._session.objectives))
-        self._context.gradient_on = lambda batch: first.loss_and_grad(live.borrow(), batch)[1]
-        if isinstance(first, ModelObjective):
-            self._context.weight_of, self._context.of_all = first.weight_of, first.of_all
+        first = next(iter(self._session.objectives.values()))
+        whole = first.whole or first if isinstance(first, Sum) else first
+        self._context.gradient_on = lambda batch: evaluate(whole, live.borrow(), batch).grad
+        for own in leaves(whole):
+            if isinstance(own, ModelObjective):
+                self._context.weight_of, self._context.of_all = own.weight_of, own.of_all
+                break
 
     def _dropout(self) -> Iterable[str]:
         """The names of the layers of the model that drop units at random in training."""

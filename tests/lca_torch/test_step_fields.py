@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from lca import RIGHT, tolerances
+from lca import RIGHT, Sum, tolerances
 from lca.errors import LCAError
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
 from lca.tracking import FunctionalTracker
-from lca_torch import Objective, Tracker
+from lca_torch import Objective, Penalty, Tracker
 from lca_torch._gradients import Gradients
 from tests.laws.runs import BATCHES, Kept, Shown
 from tests.lca_torch.tracked_run import TorchFramework
@@ -204,6 +204,33 @@ def test_the_halves_of_a_batch_weigh_as_many_tokens_as_they_have():
             assert ours.weight == weight / total
             limit = tolerances.gradient(float(gradient.norm()), tolerances.EPS64)
             assert float((ours.gradient - gradient).abs().max()) <= limit
+
+
+@pytest.mark.parametrize("decayed", [True, False], ids=["trained with the penalty", "without"])
+def test_halves_are_those_of_all_terms_of_the_measured_loss(decayed):
+    (x, y), model = padded(8), torch.nn.Linear(4, 5).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+
+    def decay(tensors):
+        return 0.01 * sum(tensor.square().sum() for tensor in tensors)
+
+    data = Objective(model, token_mean, (x, y), batch_size=8, batch_weight=tokens)
+    total = Sum({"penalty": Penalty(model, lambda named: decay(named.values())), "data": data})
+
+    def train():
+        with Tracker(model, optimizer, total, CrossFit(own_pass=True), on_error="raise", views=Kept) as tracker:
+            for inputs, labels in tracker.batches([(x[:4], y[:4]), (x[4:], y[4:])]):
+                optimizer.zero_grad()
+                loss = token_mean(model(inputs), labels)
+                (loss + decay(model.parameters()) if decayed else loss).backward()
+                optimizer.step()
+        return tracker.steps
+
+    if decayed:
+        assert train() == 2
+    else:
+        with pytest.raises(LCAError, match="loss of training is not the measured one on its batch"):
+            train()
 
 
 def test_lagged_gradients_under_a_loss_that_is_weighed_by_tokens():
