@@ -9,7 +9,6 @@ import keras
 import tensorflow as tf
 
 from lca.errors import LCAError
-from lca.tracking._context import GRADIENT_FIELDS
 from lca.tracking._model import warn_of_other_optimizer, within
 from lca_keras._counts import held
 from lca_keras._tracking import KerasTracker, LiveVariables
@@ -177,11 +176,6 @@ class Tracker(KerasTracker[Loop]):
                 check_known(optimizer)
         self._parameters = parameters
         return Loop(parameters, self._requested)
-
-    def _takes_gradients(self) -> bool:
-        """Whether the estimator requires gradients of training."""
-        required = {field.removeprefix("next_") for field in self._session.required_fields}
-        return not GRADIENT_FIELDS.isdisjoint(required)
 
     def _live_theta(self, parameters: Sequence[keras.Variable]) -> LiveVariables:
         self._live = LiveVariables(partial(flat, parameters))

@@ -8,7 +8,6 @@ from torch import nn
 from lca._extras import extra
 from lca.errors import LCAError
 from lca.live._logging import tagged
-from lca.tracking._context import GRADIENT_FIELDS
 from lca_torch._fit import FitCallback
 from lca_torch._labels import Labels, Rule, labels_of, rule_of
 from lca_torch._loop import Loop
@@ -18,9 +17,6 @@ with extra("transformers"):
     import transformers
 
 __all__ = ["TrainerCallback", "TrainerLog"]
-
-
-_GRADIENTS = frozenset(name for field in GRADIENT_FIELDS for name in (field, f"next_{field}"))
 
 
 class _CountedLoop(Loop):
@@ -136,7 +132,7 @@ class _TrainerTracker(Tracker):
             with self._session.guarded(self.steps):
                 self._context.count(*passed)
 
-        if _GRADIENTS.intersection(self._session.required_fields):
+        if self._takes_gradients():
             self._hook = model.register_forward_hook(_Counting(count), with_kwargs=True)
 
     def _detach(self) -> None:

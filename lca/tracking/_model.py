@@ -82,7 +82,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     def __enter__(self) -> Self:
         super().__enter__()
         dropped = list(self._dropout())
-        if dropped and not GRADIENT_FIELDS.isdisjoint(self._session.required_fields):
+        if dropped and self._takes_gradients():
             more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
             warnings.warn(
                 f"the model trains with dropout ({', '.join(dropped[:3])}{more}), and "
@@ -179,6 +179,11 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     def _dropout(self) -> Iterable[str]:
         """The names of the layers of the model that drop units at random in training."""
         return ()
+
+    def _takes_gradients(self) -> bool:
+        """Whether the estimator requires gradients of training, of the step or of the next one."""
+        required = {field.removeprefix("next_") for field in self._session.required_fields}
+        return not GRADIENT_FIELDS.isdisjoint(required)
 
     def _requested(self) -> Collection[str]:
         """The fields of `lca.Step` to supply for the coming update."""

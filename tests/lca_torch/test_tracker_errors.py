@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from lca import RIGHT
 from lca.errors import LayoutError, LCAError, LCAWarning, NonDeterministicError
-from lca.estimators import CrossFit, SameBatch
+from lca.estimators import CrossFit, NextBatch, SameBatch
 from lca_torch import Objective, Tracker
 from tests.lca_torch.loops import RK4, X, Y, closure_of, network
 
@@ -43,6 +44,8 @@ def test_dropout_in_gradients_of_training_is_said_when_the_run_begins(layer):
         pytest.warns(LCAWarning, match=r"trains with dropout \(drop\), and CrossFit"),
         Tracker(model, optimizer, objective, CrossFit(), on_error="raise"),
     ):
+        pass
+    with pytest.warns(LCAWarning, match="NextBatch"), Tracker(model, optimizer, objective, NextBatch(RIGHT)):
         pass
     layer.p = layer.dropout = 0.0
     with warnings.catch_warnings():
