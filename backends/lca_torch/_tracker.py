@@ -13,6 +13,7 @@ from lca.tracking import ModelTracker
 from lca.tracking._model import call_text, warn_of_other_optimizer, within
 from lca.tracking._spans import AnyFollower
 from lca_torch._form import VectorForm, one_form
+from lca_torch._gradient_hooks import with_gradient_hooks
 from lca_torch._gradients import Gradients
 from lca_torch._kinds import is_sharded
 from lca_torch._live import ParameterVector, flat, holds
@@ -223,8 +224,12 @@ class Tracker(ModelTracker[Loop]):
     def _dropout(self) -> Iterator[str]:
         for name, module in self._model.named_modules():
             own = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-            if own or (isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0):
+            inner = isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0
+            if module.training and (own or inner):
                 yield name or type(module).__name__
+
+    def _gradient_hooks(self) -> Iterator[str]:
+        return with_gradient_hooks(self._model)
 
     def _owned(self) -> Iterator[nn.Parameter]:
         groups = (group for optimizer in stepping(self._optimizers) for group in optimizer.param_groups)

@@ -3,7 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
+from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
 from lca.allocation import Estimator
 from lca.divisions import PARAM_GROUPS, Selectors
@@ -75,25 +75,11 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         live = self._live_theta(parameters)
         if "halves" in self._session.required_fields:
             self._measure_halves(live)
-        self._follow(live, self._context.supply)
+        self._updates_seen = 0
+        self._told: set[str] = set()
+        self._follow(live, self._supply)
         if self._session.records:
             self._session.learning_rates = self._learning_rates
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        dropped = list(self._dropout())
-        if dropped and self._takes_gradients():
-            more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
-            warnings.warn(
-                f"the model trains with dropout ({', '.join(dropped[:3])}{more}), and "
-                f"{type(self._session.estimator).__name__} allocates by the gradients of training: those of "
-                "the loss with dropout, not of the measured loss, in which it is off. Layers can differ by "
-                "tens of per cent. To allocate the measured loss use "
-                "lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or every=.",
-                LCAWarning,
-                stacklevel=2,
-            )
-        return self
 
     def batches(
         self, loader: Iterable[Batch], weight: Callable[[Batch], float] | None = None
@@ -176,8 +162,28 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
                 self._context.weight_of, self._context.of_all = own.weight_of, own.of_all
                 break
 
+    def _supply(self, fields: Collection[str]) -> Mapping[str, Any]:
+        """The step fields of the coming update; the 1st, 2nd, 4th, ... time, warn of how it is trained."""
+        self._updates_seen += 1
+        if self._updates_seen & (self._updates_seen - 1) == 0 and not GRADIENT_FIELDS.isdisjoint(fields):
+            self._warn_of_training()
+        return self._context.supply(fields)
+
+    def _warn_of_training(self) -> None:
+        """Warn, once of each, of what makes the gradients of training others than the measured ones."""
+        for find, text in ((self._dropout, _DROPOUT), (self._gradient_hooks, _HOOKS)):
+            if text not in self._told and (found := list(find())):
+                self._told.add(text)
+                names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+                name = type(self._session.estimator).__name__
+                warnings.warn(text.format(names=names, estimator=name) + _INSTEAD, LCAWarning, stacklevel=2)
+
     def _dropout(self) -> Iterable[str]:
         """The names of the layers of the model that drop units at random in training."""
+        return ()
+
+    def _gradient_hooks(self) -> Iterable[str]:
+        """The names of the parameters and layers with hooks that may alter the gradients of training."""
         return ()
 
     def _takes_gradients(self) -> bool:
@@ -290,6 +296,22 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     @abstractmethod
     def _live_theta(self, parameters: Sequence[Any]) -> LiveTheta:
         """Reads θ from these parameters."""
+
+
+_DROPOUT = (
+    "the model trains with dropout ({names}), and {estimator} allocates by the gradients of training: those "
+    "of the loss with dropout, not of the measured loss, in which it is off. Layers can differ by tens of "
+    "per cent."
+)
+_HOOKS = (
+    "hooks see the gradients of training ({names}) and may alter them, and {estimator} allocates by these "
+    "gradients: if they are altered, they are not those of the measured loss, and even the signs of layers "
+    "may be wrong. If the hooks only read them, ignore this."
+)
+_INSTEAD = (
+    " To allocate the measured loss use lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or "
+    "every=."
+)
 
 
 def _names_of(objective: Objective | Mapping[str, Objective]) -> Collection[str]:

@@ -218,7 +218,7 @@ def test_halves_are_those_of_all_terms_of_the_measured_loss(decayed):
     total = Sum({"penalty": Penalty(model, lambda named: decay(named.values())), "data": data})
 
     def train():
-        with Tracker(model, optimizer, total, CrossFit(own_pass=True), on_error="raise", views=Kept) as tracker:
+        with Tracker(model, optimizer, total, CrossFit(own_pass=True), on_error="raise") as tracker:
             for inputs, labels in tracker.batches([(x[:4], y[:4]), (x[4:], y[4:])]):
                 optimizer.zero_grad()
                 loss = token_mean(model(inputs), labels)
