@@ -78,7 +78,9 @@ class LoopContext(ABC):
         """As `lca.tracking.ModelTracker.clips_norm`."""
         self._clipping.tell(max_norm)
 
-    def micro_batches(self, batch: Batch, n: int) -> Iterator[tuple[Batch, float]]:
+    def micro_batches(
+        self, batch: Batch, n: int, weight: Callable[[Batch], float] | None = None
+    ) -> Iterator[tuple[Batch, float]]:
         """As `lca.tracking.ModelTracker.micro_batches`."""
         if not isinstance(n, int) or n < 1:
             raise LCAError(f"a batch is split into a whole number of micro-batches ≥ 1, got {n!r}.")
@@ -89,11 +91,19 @@ class LoopContext(ABC):
             self.begin_batch(batch)
         whole = 1.0 if self._weight is None else self._weight
         n = min(n, total)  # a last batch may be too small; the estimator then reports what it lacks
-        for start, stop in pairwise(-(-m * total // n) for m in range(n + 1)):  # the larger ones first
-            weight = (stop - start) / total
-            self._begin_micro_batch(whole * weight)
-            yield self._rows(batch, start, stop), weight
-            self._end_micro_batch()
+        cuts = list(pairwise(-(-m * total // n) for m in range(n + 1)))  # the larger ones first
+        pieces = [self._rows(batch, *cut) for cut in cuts]
+        weights: list[float] = [stop - start for start, stop in cuts]
+        weigh = weight or self.weight_of
+        if weigh is not None:
+            weights = list(map(weigh, pieces))
+            _check_weights(weights)
+        for piece, own in zip(pieces, weights, strict=True):
+            if own:
+                part = own / sum(weights)
+                self._begin_micro_batch(whole * part)
+                yield piece, part
+                self._end_micro_batch()
 
     def add_scores(self, index: Any, outputs: Any, labels: Any = None) -> None:
         """As `lca.tracking.ModelTracker.scores`."""
@@ -387,6 +397,16 @@ def _check_half(derived: Vector, taken: Vector) -> None:
             f"{norms[2]:.2g}: the loss of training is not the measured one on its batch (dropout, batch "
             "statistics, weights of examples, another loss or precision). Split the batch in the loop, for "
             "tracker.micro_batches(batch, 2), and use CrossFit() or LaggedCrossFit()."
+        )
+
+
+def _check_weights(weights: Sequence[float]) -> None:
+    """Raise `LCAError` unless these are weights of micro-batches."""
+    if not (all(weight >= 0 for weight in weights) and any(weights)):
+        raise LCAError(
+            f"the weights of micro-batches are numbers ≥ 0, one of them > 0, got {weights}; skip a batch in "
+            "which nothing counts, and pass weight=, a function of a micro-batch, if training weighs batches "
+            "otherwise than the measured loss."
         )
 
 

@@ -73,8 +73,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         parameters = self._matching_parameters()
         self._context = self._make_context(parameters)
         live = self._live_theta(parameters)
-        if "halves" in self._session.required_fields:
-            self._measure_halves(live)
+        self._weigh_as_measured(live)
         self._updates_seen = 0
         self._told: set[str] = set()
         self._follow(live, self._supply)
@@ -122,17 +121,31 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         """
         self._context.clips_norm(max_norm)
 
-    def micro_batches(self, batch: Batch, n: int) -> Iterator[tuple[Batch, float]]:
+    def micro_batches(
+        self, batch: Batch, n: int, weight: Callable[[Batch], float] | None = None
+    ) -> Iterator[tuple[Batch, float]]:
         """Split ``batch`` into ``n`` micro-batches; yield each with its weight in the loss.
 
-        The weight is its fraction of the examples, so that the weighted losses add up to the mean loss of the
-        batch, and the gradients to its gradient, up to rounding. Batches of fewer than n examples are split
-        into single examples.
+        The weight is its fraction of the examples, or of their weights or tokens where the measured loss is a
+        mean over those (``batch_weight=``), so that the weighted losses add up to the mean loss of the batch,
+        and the gradients to its gradient, up to rounding. Batches of fewer than n examples are split into
+        single examples; a micro-batch of weight 0, as one without a token that counts, is left out.
 
+        Parameters
+        ----------
+        batch
+            The examples.
+        n
+            The number of micro-batches.
+        weight
+            From a micro-batch to its weight, up to a common factor, in place of that in the measured loss.
+
+        Examples
+        --------
         >>> # for (x, y), weight in tracker.micro_batches(batch, 2):
         >>> #     loss = weight * loss_fn(model(x), y)
         """
-        return self._context.micro_batches(batch, n)
+        return self._context.micro_batches(batch, n, weight)
 
     def scores(self, index: Any, outputs: Any, labels: Any = None) -> None:
         """Tell the tracker how wrong the forward pass of training was on single examples.
@@ -152,15 +165,16 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         with self._session.guarded(self.steps):
             self._context.add_scores(index, outputs, labels)
 
-    def _measure_halves(self, live: LiveTheta) -> None:
+    def _weigh_as_measured(self, live: LiveTheta) -> None:
         """Let the context measure parts of a batch by the first loss, at the parameters as they are."""
         first = next(iter(self._session.objectives.values()))
         whole = first.whole or first if isinstance(first, Sum) else first
         self._context.gradient_on = lambda batch: evaluate(whole, live.borrow(), batch).grad
-        for own in leaves(whole):
-            if isinstance(own, ModelObjective):
-                self._context.weight_of, self._context.of_all = own.weight_of, own.of_all
-                break
+        own = next((own for own in leaves(whole) if isinstance(own, ModelObjective)), None)
+        if own is not None:
+            self._context.of_all = own.of_all
+            if not _counts_rows(own):
+                self._context.weight_of = own.weight_of
 
     def _supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         """The step fields of the coming update; the 1st, 2nd, 4th, ... time, warn of how it is trained."""
@@ -318,6 +332,14 @@ def _names_of(objective: Objective | Mapping[str, Objective]) -> Collection[str]
     """The names of the measured tensors."""
     objectives = objective.values() if isinstance(objective, Mapping) else [objective]
     return {name for measured in objectives for name in measured.layout.names}
+
+
+def _counts_rows(objective: ModelObjective) -> bool:
+    """Whether a batch counts in the measured loss by its number of examples."""
+    try:
+        return objective.weight is None
+    except LCAError:  # it is no mean over examples
+        return objective._loss.counts_examples
 
 
 def _check_known(name: str, objective: Objective, named: Mapping[str, Any]) -> None:

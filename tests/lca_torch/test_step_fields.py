@@ -233,6 +233,22 @@ def test_halves_are_those_of_all_terms_of_the_measured_loss(decayed):
             train()
 
 
+def test_micro_batches_weigh_as_many_tokens_as_they_have():
+    (x, y), model = padded(8), torch.nn.Linear(4, 5).double()
+    objective = Objective(model, token_mean, (x, y), batch_size=8, batch_weight=tokens)
+    tracker = Tracker(model, torch.optim.SGD(model.parameters(), lr=0.1), objective)
+    y = y.clone()
+    y[2:4] = -100  # all labels of the second of four pieces
+
+    def weights_of(labels, **weight):
+        return [part for _, part in tracker.micro_batches((x, labels), 4, **weight)]
+
+    assert weights_of(y) == [3 / 11, 5 / 11, 3 / 11]
+    assert weights_of(y, weight=len) == [1 / 4] * 4
+    with pytest.raises(LCAError, match="skip a batch in which nothing counts, and pass weight="):
+        weights_of(torch.full_like(y, -100))
+
+
 def test_lagged_gradients_under_a_loss_that_is_weighed_by_tokens():
     """No examples can be drawn, so the first three steps are measured on all data."""
     tracker, _ = tracked_on_tokens(LaggedCrossFit())
