@@ -236,7 +236,7 @@ class LoopContext(ABC):
         self._halved += 1
         uneven = len(set(map(sum, each))) > 1  # the mean of the means of processes would be another gradient
         if uneven or self._halved & (self._halved - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-            _check_half(second, take(halves[1]))
+            _check_half(second, take(halves[1]), first * (weights[0] / weights[1]))
         multiple = self._multiple()
         return self._with_updates([first * multiple, second * multiple], weights, norm, max_norm)
 
@@ -387,10 +387,13 @@ def _ignored(tensor: Any) -> int:
     return int(np.count_nonzero(numbers == IGNORED))
 
 
-def _check_half(derived: Vector, taken: Vector) -> None:
-    """Raise `LCAError` unless the gradient derived for half of a batch is the one of the measured loss."""
+def _check_half(derived: Vector, taken: Vector, subtracted: Vector) -> None:
+    """Raise `LCAError` unless the gradient derived for half of a batch is the one of the measured loss.
+
+    The rounding of the gradient ``subtracted`` for it stays in the difference, however small that is.
+    """
     ops, off = array_ops(taken), derived - taken
-    norms = [ops.total(v * v) ** 0.5 for v in (off, derived, taken)]
+    norms = [ops.total(v * v) ** 0.5 for v in (off, derived, taken, subtracted)]
     if not norms[0] <= rebatched(max(norms[1:]), ops.eps(taken)):
         raise LCAError(
             f"the gradient of half of the batch, derived from that of training, is off by {norms[0]:.2g} of "

@@ -233,6 +233,21 @@ def test_halves_are_those_of_all_terms_of_the_measured_loss(decayed):
             train()
 
 
+def test_a_half_whose_gradient_is_the_rest_of_a_difference_is_not_refused_for_rounding():
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Linear(4, 1)
+    y = model(x).detach() + torch.tensor([100.0] * 4 + [1e-4] * 4).reshape(-1, 1)
+    loss = torch.nn.functional.mse_loss
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    objective = Objective(model, loss, (x, y))
+    with Tracker(model, optimizer, objective, CrossFit(own_pass=True), on_error="raise") as tracker:
+        for inputs, targets in tracker.batches([(x, y)] * 2):
+            optimizer.zero_grad()
+            loss(model(inputs), targets).backward()
+            optimizer.step()
+    assert tracker.steps == 2
+
+
 def test_micro_batches_weigh_as_many_tokens_as_they_have():
     (x, y), model = padded(8), torch.nn.Linear(4, 5).double()
     objective = Objective(model, token_mean, (x, y), batch_size=8, batch_weight=tokens)
