@@ -206,6 +206,7 @@ def test_the_halves_of_a_batch_weigh_as_many_tokens_as_they_have():
             assert float((ours.gradient - gradient).abs().max()) <= limit
 
 
+@pytest.mark.filterwarnings("ignore:CrossFit allocates a loss as a whole")
 @pytest.mark.parametrize("decayed", [True, False], ids=["trained with the penalty", "without"])
 def test_halves_are_those_of_all_terms_of_the_measured_loss(decayed):
     (x, y), model = padded(8), torch.nn.Linear(4, 5).double()
