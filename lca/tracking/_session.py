@@ -436,7 +436,14 @@ class Session:
         return made.begin(layout, estimator=estimator, settings=settings)
 
     def _reason(self) -> str:
-        return "" if self.error is None else f": {type(self.error).__name__}: {self.error}".rstrip(".")
+        if self.error is not None:
+            return f": {type(self.error).__name__}: {self.error}".rstrip(".")
+        if self.skipped_steps:
+            return (
+                f": {self.skipped_steps} skipped, as the estimator requires fields of the next update, and "
+                "none began where a step had ended (as if parameters are clamped between updates)"
+            )
+        return ""
 
 
 class _Guarded:
