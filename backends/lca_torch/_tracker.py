@@ -91,8 +91,8 @@ class Tracker(ModelTracker[Loop]):
     _type_names = "torch.nn.Module", "torch.optim.Optimizer"
     _advice = {
         "batch": "loop over tracker.batches(loader)",
-        "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or accumulate the "
-        "gradients of several batches of tracker.batches(loader)",
+        "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or over several "
+        "batches of tracker.batches(loader), and call backward for each, not for their sum",
         "halves": "loop over tracker.batches(loader), one batch with at least two examples to an update",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",

@@ -115,7 +115,7 @@ def test_gradients_that_were_zeroed_instead_of_used_are_forgotten():
 
 @pytest.mark.parametrize("batch", [(torch.zeros(4, 6), torch.zeros(3)), torch.zeros(()), "text"], ids=str)
 def test_a_batch_that_is_no_rows_cannot_be_split(batch):
-    with pytest.raises(LCAError, match=r"tensors of one length.*loop over tracker\.batches\(pieces\)"):
+    with pytest.raises(LCAError, match=r"tensors of one length.*batches\(pieces\) and use CrossFit\(\) without own"):
         next(started(CrossFit(2)).tracker.micro_batches(batch, 2))
 
 
