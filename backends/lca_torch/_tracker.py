@@ -90,7 +90,10 @@ class Tracker(ModelTracker[Loop]):
     _types = nn.Module, torch.optim.Optimizer
     _type_names = "torch.nn.Module", "torch.optim.Optimizer"
     _advice = {
-        "batch": "loop over tracker.batches(loader)",
+        "batch": "loop over tracker.batches(loader), none read ahead (to prefetch, wrap the loader: "
+        "tracker.batches(prefetch(loader)))",
+        "gradient": "make each update from as many batches of tracker.batches(loader) as the first one, none "
+        "read ahead (to prefetch, wrap the loader: tracker.batches(prefetch(loader)))",
         "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or over several "
         "batches of tracker.batches(loader), and call backward for each, not for their sum",
         "halves": "loop over tracker.batches(loader), one batch with at least two examples to an update",

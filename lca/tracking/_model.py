@@ -86,7 +86,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         """Yield the batches of ``loader``, so that the tracker knows the batch of each step.
 
         Several batches to one update (gradient accumulation) are its micro-batches. A batch from which no
-        gradient is taken is ignored.
+        gradient is taken is ignored. A gradient is taken for that of the batch that was yielded last, so do
+        not read ahead of training: to prefetch, wrap the loader, and not this iterator.
 
         Parameters
         ----------

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lca import RIGHT, Sum, tolerances
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
 from lca.tracking import FunctionalTracker
 from lca_torch import Objective, Penalty, Tracker
@@ -113,9 +113,26 @@ def test_gradients_that_were_zeroed_instead_of_used_are_forgotten():
     assert all(len(row.source.micro_batches) == 2 for row in rows_of(run))
 
 
+def test_a_loop_that_reads_batches_ahead_is_told_so_when_they_end():
+    run = TorchFramework().run(NextBatch())
+
+    def train():
+        with run.tracker as tracker:
+            loader = tracker.batches(map(run.data, BATCHES))
+            ahead = next(loader)
+            while ahead is not None:
+                (x, y), ahead = ahead, next(loader, None)
+                run.optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(run.model(x), y).backward()
+                run.optimizer.step()
+
+    with pytest.warns(LCAWarning, match="skipped.*requires Step.next_batch.*none read ahead"):
+        train()
+
+
 @pytest.mark.parametrize("batch", [(torch.zeros(4, 6), torch.zeros(3)), torch.zeros(()), "text"], ids=str)
 def test_a_batch_that_is_no_rows_cannot_be_split(batch):
-    with pytest.raises(LCAError, match=r"tensors of one length.*batches\(pieces\) and use CrossFit\(\) without own"):
+    with pytest.raises(LCAError, match=r"tensors of one length.*\(pieces\) and use CrossFit\(\) without own"):
         next(started(CrossFit(2)).tracker.micro_batches(batch, 2))
 
 
