@@ -83,7 +83,8 @@ class Tracker(KerasTracker[Loop]):
     """
 
     _advice = {
-        "batch": "loop over tracker.batches(dataset)",
+        "batch": "loop over tracker.batches(dataset), none read ahead (to prefetch, wrap the dataset: "
+        "tracker.batches(dataset.prefetch(1)))",
         "gradient": _SEEN,
         "micro_batches": "loop over tracker.micro_batches(batch, M), or over several batches of "
         "tracker.batches(dataset), and add up their gradients with tracker.add",

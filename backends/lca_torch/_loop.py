@@ -149,7 +149,8 @@ class Loop(LoopContext):
         except DataError:
             raise LCAError(
                 "this batch cannot be split into micro-batches, which requires tensors of one length with a "
-                "row for each example; split it yourself and loop over tracker.batches(pieces)."
+                "row for each example; split it yourself, loop over tracker.batches(pieces) and use "
+                "CrossFit() without own_pass."
             ) from None
 
     def _joined(self, batches: Sequence[PyTree]) -> PyTree:

@@ -14,6 +14,7 @@ from lca.tracking._model import call_text, warn_of_other_optimizer, within
 from lca.tracking._session import Session
 from lca.tracking._spans import AnyFollower
 from lca_torch._form import VectorForm, one_form
+from lca_torch._gradient_hooks import with_gradient_hooks
 from lca_torch._gradients import Gradients
 from lca_torch._kinds import is_sharded
 from lca_torch._live import ParameterVector, flat, holds
@@ -92,10 +93,13 @@ class Tracker(ModelTracker[Loop]):
     _types = nn.Module, torch.optim.Optimizer
     _type_names = "torch.nn.Module", "torch.optim.Optimizer"
     _advice = {
-        "batch": "loop over tracker.batches(loader), and call tracker.begin_batch(batch) before each further "
-        "update from the same batch",
-        "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or accumulate the "
-        "gradients of several batches of tracker.batches(loader)",
+        "batch": "loop over tracker.batches(loader), none read ahead (to prefetch, wrap the loader: "
+        "tracker.batches(prefetch(loader))), and call tracker.begin_batch(batch) before each further update "
+        "from the same batch",
+        "gradient": "make each update from as many batches of tracker.batches(loader) as the first one, none "
+        "read ahead (to prefetch, wrap the loader: tracker.batches(prefetch(loader)))",
+        "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or over several "
+        "batches of tracker.batches(loader), and call backward for each, not for their sum",
         "halves": "loop over tracker.batches(loader), one batch with at least two examples to an update; "
         "call tracker.begin_batch(batch) before each further update from the same batch",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
@@ -230,8 +234,12 @@ class Tracker(ModelTracker[Loop]):
     def _dropout(self) -> Iterator[str]:
         for name, module in self._model.named_modules():
             own = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-            if own or (isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0):
+            inner = isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0
+            if module.training and (own or inner):
                 yield name or type(module).__name__
+
+    def _gradient_hooks(self) -> Iterator[str]:
+        return with_gradient_hooks(self._model)
 
     def _owned(self) -> Iterator[nn.Parameter]:
         groups = (group for optimizer in stepping(self._optimizers) for group in optimizer.param_groups)

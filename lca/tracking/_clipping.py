@@ -68,6 +68,8 @@ def _round_number(value: float, slack: float) -> float | None:
 
 
 _FIX = (
-    "divide the loss, and not its gradient, by the number of batches or tokens; if the loop does clip, call "
-    "tracker.clips_norm(max_norm), with a constant max_norm."
+    "divide the loss, and not its gradient, by the number of batches or tokens; if the loop clips the "
+    "Euclidean norm, call tracker.clips_norm(max_norm), with a constant max_norm; if it clips another norm, "
+    "or single tensors, use an estimator that requires no gradient of training "
+    "(lca.estimators.SampledPathIntegral)."
 )

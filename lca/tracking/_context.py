@@ -78,7 +78,9 @@ class LoopContext(ABC):
         """As `lca.tracking.ModelTracker.clips_norm`."""
         self._clipping.tell(max_norm)
 
-    def micro_batches(self, batch: Batch, n: int) -> Iterator[tuple[Batch, float]]:
+    def micro_batches(
+        self, batch: Batch, n: int, weight: Callable[[Batch], float] | None = None
+    ) -> Iterator[tuple[Batch, float]]:
         """As `lca.tracking.ModelTracker.micro_batches`."""
         if not isinstance(n, int) or n < 1:
             raise LCAError(f"a batch is split into a whole number of micro-batches ≥ 1, got {n!r}.")
@@ -89,11 +91,19 @@ class LoopContext(ABC):
             self.begin_batch(batch)
         whole = 1.0 if self._weight is None else self._weight
         n = min(n, total)  # a last batch may be too small; the estimator then reports what it lacks
-        for start, stop in pairwise(-(-m * total // n) for m in range(n + 1)):  # the larger ones first
-            weight = (stop - start) / total
-            self._begin_micro_batch(whole * weight)
-            yield self._rows(batch, start, stop), weight
-            self._end_micro_batch()
+        cuts = list(pairwise(-(-m * total // n) for m in range(n + 1)))  # the larger ones first
+        pieces = [self._rows(batch, *cut) for cut in cuts]
+        weights: list[float] = [stop - start for start, stop in cuts]
+        weigh = weight or self.weight_of
+        if weigh is not None:
+            weights = list(map(weigh, pieces))
+            _check_weights(weights)
+        for piece, own in zip(pieces, weights, strict=True):
+            if own:
+                part = own / sum(weights)
+                self._begin_micro_batch(whole * part)
+                yield piece, part
+                self._end_micro_batch()
 
     def add_scores(self, index: Any, outputs: Any, labels: Any = None) -> None:
         """As `lca.tracking.ModelTracker.scores`."""
@@ -226,7 +236,7 @@ class LoopContext(ABC):
         self._halved += 1
         uneven = len(set(map(sum, each))) > 1  # the mean of the means of processes would be another gradient
         if uneven or self._halved & (self._halved - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-            _check_half(second, self._gradient_of(halves[1]))
+            _check_half(second, self._gradient_of(halves[1]), first * (weights[0] / weights[1]))
         multiple = self._multiple()
         return self._with_updates([first * multiple, second * multiple], weights, norm, max_norm)
 
@@ -382,16 +392,29 @@ def _ignored(tensor: Any) -> int:
     return int(np.count_nonzero(numbers == IGNORED))
 
 
-def _check_half(derived: Vector, taken: Vector) -> None:
-    """Raise `LCAError` unless the gradient derived for half of a batch is the one of the measured loss."""
+def _check_half(derived: Vector, taken: Vector, subtracted: Vector) -> None:
+    """Raise `LCAError` unless the gradient derived for half of a batch is the one of the measured loss.
+
+    The rounding of the gradient ``subtracted`` for it stays in the difference, however small that is.
+    """
     ops, off = array_ops(taken), derived - taken
-    norms = [ops.total(v * v) ** 0.5 for v in (off, derived, taken)]
+    norms = [ops.total(v * v) ** 0.5 for v in (off, derived, taken, subtracted)]
     if not norms[0] <= rebatched(max(norms[1:]), ops.eps(taken)):
         raise LCAError(
             f"the gradient of half of the batch, derived from that of training, is off by {norms[0]:.2g} of "
             f"{norms[2]:.2g}: the loss of training is not the measured one on its batch (dropout, batch "
             "statistics, weights of examples, another loss or precision). Split the batch in the loop, for "
             "tracker.micro_batches(batch, 2), and use CrossFit() or LaggedCrossFit()."
+        )
+
+
+def _check_weights(weights: Sequence[float]) -> None:
+    """Raise `LCAError` unless these are weights of micro-batches."""
+    if not (all(weight >= 0 for weight in weights) and any(weights)):
+        raise LCAError(
+            f"the weights of micro-batches are numbers ≥ 0, one of them > 0, got {weights}; skip a batch in "
+            "which nothing counts, and pass weight=, a function of a micro-batch, if training weighs batches "
+            "otherwise than the measured loss."
         )
 
 

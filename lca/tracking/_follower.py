@@ -305,10 +305,14 @@ class RunFollower:
         if index == self.steps - 1:
             self._end_check()
             if not self.discontinuities:
+                skipped = (
+                    f" Step {index} is skipped, as are later steps like it (skipped_steps): the estimator "
+                    "requires fields of an update that begins where the step ended."
+                )
                 warnings.warn(
                     f"parameters changed between steps {index} and {self.steps}, outside the updates that "
                     "are tracked; that part of the loss change is not allocated (see the attribute "
-                    "discontinuities).",
+                    f"discontinuities).{'' if self._pending.step is None else skipped}",
                     LCAWarning,
                     stacklevel=2,
                 )

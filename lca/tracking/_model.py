@@ -3,14 +3,14 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
+from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
 from lca.allocation import Estimator
 from lca.divisions import PARAM_GROUPS, Selectors
 from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.frameworks import ModelObjective
 from lca.layout import check_same_layout
-from lca.objective import Batch, Objective, leaves
+from lca.objective import Batch, Objective, Sum, evaluate, leaves
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca.tracking._follower import LiveTheta
 from lca.tracking._options import Options, names_options
@@ -73,27 +73,12 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         parameters = self._matching_parameters()
         self._context = self._make_context(parameters)
         live = self._live_theta(parameters)
-        if "halves" in self._session.required_fields:
-            self._measure_halves(live)
-        self._follow(live, self._context.supply)
+        self._weigh_as_measured(live)
+        self._updates_seen = 0
+        self._told: set[str] = set()
+        self._follow(live, self._supply)
         if self._session.records:
             self._session.learning_rates = self._learning_rates
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        dropped = list(self._dropout())
-        if dropped and self._takes_gradients():
-            more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
-            warnings.warn(
-                f"the model trains with dropout ({', '.join(dropped[:3])}{more}), and "
-                f"{type(self._session.estimator).__name__} allocates by the gradients of training: those of "
-                "the loss with dropout, not of the measured loss, in which it is off. Layers can differ by "
-                "tens of per cent. To allocate the measured loss use "
-                "lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or every=.",
-                LCAWarning,
-                stacklevel=2,
-            )
-        return self
 
     def batches(
         self, loader: Iterable[Batch], weight: Callable[[Batch], float] | None = None
@@ -101,8 +86,9 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         """Yield the batches of ``loader``, so that the tracker knows the batch of each step.
 
         Several batches to one update (gradient accumulation) are its micro-batches. A batch from which no
-        gradient is taken is ignored. A loop that makes several updates from one batch calls `begin_batch`
-        before each but the first of them.
+        gradient is taken is ignored. A gradient is taken for that of the batch that was yielded last, so do
+        not read ahead of training: to prefetch, wrap the loader, and not this iterator. A loop that makes
+        several updates from one batch calls `begin_batch` before each but the first of them.
 
         Parameters
         ----------
@@ -137,17 +123,31 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         """
         self._context.clips_norm(max_norm)
 
-    def micro_batches(self, batch: Batch, n: int) -> Iterator[tuple[Batch, float]]:
+    def micro_batches(
+        self, batch: Batch, n: int, weight: Callable[[Batch], float] | None = None
+    ) -> Iterator[tuple[Batch, float]]:
         """Split ``batch`` into ``n`` micro-batches; yield each with its weight in the loss.
 
-        The weight is its fraction of the examples, so that the weighted losses add up to the mean loss of the
-        batch, and the gradients to its gradient, up to rounding. Batches of fewer than n examples are split
-        into single examples.
+        The weight is its fraction of the examples, or of their weights or tokens where the measured loss is a
+        mean over those (``batch_weight=``), so that the weighted losses add up to the mean loss of the batch,
+        and the gradients to its gradient, up to rounding. Batches of fewer than n examples are split into
+        single examples; a micro-batch of weight 0, as one without a token that counts, is left out.
 
+        Parameters
+        ----------
+        batch
+            The examples.
+        n
+            The number of micro-batches.
+        weight
+            From a micro-batch to its weight, up to a common factor, in place of that in the measured loss.
+
+        Examples
+        --------
         >>> # for (x, y), weight in tracker.micro_batches(batch, 2):
         >>> #     loss = weight * loss_fn(model(x), y)
         """
-        return self._context.micro_batches(batch, n)
+        return self._context.micro_batches(batch, n, weight)
 
     def scores(self, index: Any, outputs: Any, labels: Any = None) -> None:
         """Tell the tracker how wrong the forward pass of training was on single examples.
@@ -167,15 +167,39 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         with self._session.guarded(self.steps):
             self._context.add_scores(index, outputs, labels)
 
-    def _measure_halves(self, live: LiveTheta) -> None:
+    def _weigh_as_measured(self, live: LiveTheta) -> None:
         """Let the context measure parts of a batch by the first loss, at the parameters as they are."""
-        first = next(leaves(self._session.objectives))
-        self._context.gradient_on = lambda batch: first.loss_and_grad(live.borrow(), batch)[1]
-        if isinstance(first, ModelObjective):
-            self._context.weight_of, self._context.of_all = first.weight_of, first.of_all
+        first = next(iter(self._session.objectives.values()))
+        whole = first.whole or first if isinstance(first, Sum) else first
+        self._context.gradient_on = lambda batch: evaluate(whole, live.borrow(), batch).grad
+        own = next((own for own in leaves(whole) if isinstance(own, ModelObjective)), None)
+        if own is not None:
+            self._context.of_all = own.of_all
+            if not _counts_rows(own):
+                self._context.weight_of = own.weight_of
+
+    def _supply(self, fields: Collection[str]) -> Mapping[str, Any]:
+        """The step fields of the coming update; the 1st, 2nd, 4th, ... time, warn of how it is trained."""
+        self._updates_seen += 1
+        if self._updates_seen & (self._updates_seen - 1) == 0 and not GRADIENT_FIELDS.isdisjoint(fields):
+            self._warn_of_training()
+        return self._context.supply(fields)
+
+    def _warn_of_training(self) -> None:
+        """Warn, once of each, of what makes the gradients of training others than the measured ones."""
+        for find, text in ((self._dropout, _DROPOUT), (self._gradient_hooks, _HOOKS)):
+            if text not in self._told and (found := list(find())):
+                self._told.add(text)
+                names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+                name = type(self._session.estimator).__name__
+                warnings.warn(text.format(names=names, estimator=name) + _INSTEAD, LCAWarning, stacklevel=2)
 
     def _dropout(self) -> Iterable[str]:
         """The names of the layers of the model that drop units at random in training."""
+        return ()
+
+    def _gradient_hooks(self) -> Iterable[str]:
+        """The names of the parameters and layers with hooks that may alter the gradients of training."""
         return ()
 
     def _takes_gradients(self) -> bool:
@@ -290,10 +314,34 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         """Reads θ from these parameters."""
 
 
+_DROPOUT = (
+    "the model trains with dropout ({names}), and {estimator} allocates by the gradients of training: those "
+    "of the loss with dropout, not of the measured loss, in which it is off. Layers can differ by tens of "
+    "per cent."
+)
+_HOOKS = (
+    "hooks see the gradients of training ({names}) and may alter them, and {estimator} allocates by these "
+    "gradients: if they are altered, they are not those of the measured loss, and even the signs of layers "
+    "may be wrong. If the hooks only read them, ignore this."
+)
+_INSTEAD = (
+    " To allocate the measured loss use lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or "
+    "every=."
+)
+
+
 def _names_of(objective: Objective | Mapping[str, Objective]) -> Collection[str]:
     """The names of the measured tensors."""
     objectives = objective.values() if isinstance(objective, Mapping) else [objective]
     return {name for measured in objectives for name in measured.layout.names}
+
+
+def _counts_rows(objective: ModelObjective) -> bool:
+    """Whether a batch counts in the measured loss by its number of examples."""
+    try:
+        return objective.weight is None
+    except LCAError:  # it is no mean over examples
+        return objective._loss.counts_examples
 
 
 def _check_known(name: str, objective: Objective, named: Mapping[str, Any]) -> None:

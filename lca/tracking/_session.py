@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from lca._heads import head_groups
 from lca._replay import refuse_unseen
 from lca._state import same_state
-from lca.allocation import Estimator, start_each
+from lca.allocation import Estimator, StepAllocation, start_each
 from lca.arrays import Vector
 from lca.by_example import ExampleHistory
 from lca.divisions import HEAD, divisions
@@ -280,6 +280,8 @@ class Session:
             self._warned = True
             self.skipped_steps += 1
             return
+        if not self._measured:
+            self._warn_of_terms(found)
         self._measured = True
         self._precision.begin(step.start)
         self._misses.update(found)
@@ -407,6 +409,20 @@ class Session:
                 summaries[name]["skipped_steps"] = self.skipped_steps
         return summaries
 
+    def _warn_of_terms(self, found: Mapping[str, StepAllocation]) -> None:
+        """Warn of terms of a `lca.Sum` that the estimator does not allocate."""
+        whole = [(name, own) for name, own in self.objectives.items() if not found[name].terms]
+        terms = [f"{name}/{term}" for name, own in whole if isinstance(own, Sum) for term in own.terms]
+        if terms:
+            more = f" and {len(terms) - 3} more" if len(terms) > 3 else ""
+            warnings.warn(
+                f"{type(self.estimator).__name__} allocates a loss as a whole: {', '.join(terms[:3])}{more} "
+                "have no rows in the summary, the views and a record. To allocate terms or classes use "
+                "lca.Adaptive (cheaper with span= or every=).",
+                LCAWarning,
+                stacklevel=3,
+            )
+
     def _add_advice(self, error: IncompleteStepError) -> None:
         """Append to the message how this training loop supplies the missing field."""
         advice = self._advice.get(error.field.removeprefix("next_"))
@@ -429,7 +445,14 @@ class Session:
         return made.begin(layout, estimator=estimator, settings=settings)
 
     def _reason(self) -> str:
-        return "" if self.error is None else f": {type(self.error).__name__}: {self.error}".rstrip(".")
+        if self.error is not None:
+            return f": {type(self.error).__name__}: {self.error}".rstrip(".")
+        if self.skipped_steps:
+            return (
+                f": {self.skipped_steps} skipped, as the estimator requires fields of the next update, and "
+                "none began where a step had ended (as if parameters are clamped between updates)"
+            )
+        return ""
 
 
 class _Guarded:

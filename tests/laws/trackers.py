@@ -452,7 +452,7 @@ def a_step_before_a_discontinuity_is_skipped_and_counted(framework, folder):
         for t, batch in enumerate(BATCHES):
             if t == 2:
                 run.displace(0.1)
-                with pytest.warns(LCAWarning, match="changed between steps 1 and 2"):
+                with pytest.warns(LCAWarning, match="steps 1 and 2.* Step 1 is skipped, as are later"):
                     run.update(batch)
             else:
                 run.update(batch)
@@ -611,6 +611,11 @@ def a_summary_says_why_there_is_none(framework, folder):
     with run.tracker:
         pass
     with pytest.raises(LCAError, match="no step was measured"):
+        run.tracker.summary()
+    run = framework.run(NextBatch(RIGHT))
+    with run.tracker:
+        run.update(BATCHES[0])
+    with pytest.raises(LCAError, match="no step was measured: 1 skipped, as the estimator requires"):
         run.tracker.summary()
     assert tracked(framework).tracker.summary()  # whatever its views are
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from lca import RIGHT, tolerances
-from lca.errors import LCAError
+from lca import RIGHT, Sum, tolerances
+from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
 from lca.tracking import FunctionalTracker
-from lca_torch import Objective, Tracker
+from lca_torch import Objective, Penalty, Tracker
 from lca_torch._gradients import Gradients
 from tests.laws.runs import BATCHES, Kept, Shown
 from tests.lca_torch.tracked_run import TorchFramework
@@ -137,9 +137,26 @@ def test_gradients_that_were_zeroed_instead_of_used_are_forgotten():
     assert all(len(row.source.micro_batches) == 2 for row in rows_of(run))
 
 
+def test_a_loop_that_reads_batches_ahead_is_told_so_when_they_end():
+    run = TorchFramework().run(NextBatch())
+
+    def train():
+        with run.tracker as tracker:
+            loader = tracker.batches(map(run.data, BATCHES))
+            ahead = next(loader)
+            while ahead is not None:
+                (x, y), ahead = ahead, next(loader, None)
+                run.optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(run.model(x), y).backward()
+                run.optimizer.step()
+
+    with pytest.warns(LCAWarning, match="skipped.*requires Step.next_batch.*none read ahead"):
+        train()
+
+
 @pytest.mark.parametrize("batch", [(torch.zeros(4, 6), torch.zeros(3)), torch.zeros(()), "text"], ids=str)
 def test_a_batch_that_is_no_rows_cannot_be_split(batch):
-    with pytest.raises(LCAError, match=r"tensors of one length.*loop over tracker\.batches\(pieces\)"):
+    with pytest.raises(LCAError, match=r"tensors of one length.*\(pieces\) and use CrossFit\(\) without own"):
         next(started(CrossFit(2)).tracker.micro_batches(batch, 2))
 
 
@@ -237,6 +254,65 @@ def test_the_halves_of_a_batch_weigh_as_many_tokens_as_they_have():
             assert ours.weight == weight / total
             limit = tolerances.gradient(float(gradient.norm()), tolerances.EPS64)
             assert float((ours.gradient - gradient).abs().max()) <= limit
+
+
+@pytest.mark.filterwarnings("ignore:CrossFit allocates a loss as a whole")
+@pytest.mark.parametrize("decayed", [True, False], ids=["trained with the penalty", "without"])
+def test_halves_are_those_of_all_terms_of_the_measured_loss(decayed):
+    (x, y), model = padded(8), torch.nn.Linear(4, 5).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+
+    def decay(tensors):
+        return 0.01 * sum(tensor.square().sum() for tensor in tensors)
+
+    data = Objective(model, token_mean, (x, y), batch_size=8, batch_weight=tokens)
+    total = Sum({"penalty": Penalty(model, lambda named: decay(named.values())), "data": data})
+
+    def train():
+        with Tracker(model, optimizer, total, CrossFit(own_pass=True), on_error="raise") as tracker:
+            for inputs, labels in tracker.batches([(x[:4], y[:4]), (x[4:], y[4:])]):
+                optimizer.zero_grad()
+                loss = token_mean(model(inputs), labels)
+                (loss + decay(model.parameters()) if decayed else loss).backward()
+                optimizer.step()
+        return tracker.steps
+
+    if decayed:
+        assert train() == 2
+    else:
+        with pytest.raises(LCAError, match="loss of training is not the measured one on its batch"):
+            train()
+
+
+def test_a_half_whose_gradient_is_the_rest_of_a_difference_is_not_refused_for_rounding():
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Linear(4, 1)
+    y = model(x).detach() + torch.tensor([100.0] * 4 + [1e-4] * 4).reshape(-1, 1)
+    loss = torch.nn.functional.mse_loss
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    objective = Objective(model, loss, (x, y))
+    with Tracker(model, optimizer, objective, CrossFit(own_pass=True), on_error="raise") as tracker:
+        for inputs, targets in tracker.batches([(x, y)] * 2):
+            optimizer.zero_grad()
+            loss(model(inputs), targets).backward()
+            optimizer.step()
+    assert tracker.steps == 2
+
+
+def test_micro_batches_weigh_as_many_tokens_as_they_have():
+    (x, y), model = padded(8), torch.nn.Linear(4, 5).double()
+    objective = Objective(model, token_mean, (x, y), batch_size=8, batch_weight=tokens)
+    tracker = Tracker(model, torch.optim.SGD(model.parameters(), lr=0.1), objective)
+    y = y.clone()
+    y[2:4] = -100  # all labels of the second of four pieces
+
+    def weights_of(labels, **weight):
+        return [part for _, part in tracker.micro_batches((x, labels), 4, **weight)]
+
+    assert weights_of(y) == [3 / 11, 5 / 11, 3 / 11]
+    assert weights_of(y, weight=len) == [1 / 4] * 4
+    with pytest.raises(LCAError, match="skip a batch in which nothing counts, and pass weight="):
+        weights_of(torch.full_like(y, -100))
 
 
 def test_lagged_gradients_under_a_loss_that_is_weighed_by_tokens():

@@ -1,6 +1,7 @@
 """`Tracker`: errors that only torch can make; the others are in `tests.laws.trackers`."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -34,24 +35,51 @@ def test_random_layers_that_stay_on_are_found():
             optimizer.step()
 
 
-@pytest.mark.filterwarnings("ignore:no gradient reaches")
-@pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.Dropout2d(0.1), nn.LSTM(6, 6, 2, dropout=0.1)])
-def test_dropout_in_gradients_of_training_is_said_when_the_run_begins(layer):
-    model = nn.ModuleDict({"linear": nn.Linear(6, 3), "drop": layer})
+def said_of_training(model, estimator):
+    """The warnings during two updates."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     objective = Objective(model, None, (X, Y), batch_loss=lambda m, b: cross_entropy(m["linear"](b[0]), b[1]))
-    with (
-        pytest.warns(LCAWarning, match=r"trains with dropout \(drop\), and CrossFit"),
-        Tracker(model, optimizer, objective, CrossFit(), on_error="raise"),
-    ):
-        pass
-    with pytest.warns(LCAWarning, match="NextBatch"), Tracker(model, optimizer, objective, NextBatch(RIGHT)):
-        pass
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with Tracker(model, optimizer, objective, estimator, on_error="raise"):
+            for _ in range(2):
+                optimizer.zero_grad()
+                cross_entropy(model["linear"](X), Y).backward()
+                optimizer.step()
+    return [str(warning.message) for warning in said if warning.category is LCAWarning]
+
+
+@pytest.mark.filterwarnings("ignore:no gradient reaches")
+@pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.Dropout2d(0.1), nn.LSTM(6, 6, 2, dropout=0.1)])
+def test_dropout_in_gradients_of_training_is_said_once(layer):
+    model = nn.ModuleDict({"linear": nn.Linear(6, 3), "drop": layer})
+    for estimator in (SameBatch(), NextBatch(RIGHT)):
+        [said] = said_of_training(model, estimator)
+        assert f"trains with dropout (drop), and {type(estimator).__name__} allocates by the grad" in said
+    assert not said_of_training(model.eval(), SameBatch())
+    model.train()
     layer.p = layer.dropout = 0.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with Tracker(model, optimizer, objective, CrossFit(), on_error="raise"):
-            pass
+    assert not said_of_training(model, SameBatch())
+
+
+def test_hooks_on_gradients_of_training_are_named():
+    def look(*gradients):
+        pass
+
+    model = nn.ModuleDict({"linear": nn.Linear(6, 3)})
+    linear = model["linear"]
+    for register, name in (
+        (linear.weight.register_hook, "linear.weight"),
+        (linear.bias.register_post_accumulate_grad_hook, "linear.bias"),
+        (linear.register_full_backward_hook, "linear"),
+        (nn.modules.module.register_module_full_backward_hook, "all modules"),
+    ):
+        handle = register(look)
+        [said] = said_of_training(model, SameBatch())
+        handle.remove()
+        assert f"hooks see the gradients of training ({name}) and may alter them, and SameBatch" in said
+    linear.weight.register_hook(partial(nn.functional.hardtanh, max_val=0.5))  # as libraries do
+    assert not said_of_training(model, SameBatch())
 
 
 def test_a_second_loss_for_an_estimator_on_training_batches_is_refused():

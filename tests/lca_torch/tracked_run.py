@@ -23,7 +23,7 @@ class TorchFramework:
     loss = nn.CrossEntropyLoss()
     advice = {
         "batch": r"loop over tracker\.batches\(loader\)",
-        "micro_batches": r"loop over tracker\.micro_batches\(batch, M\) before each update",
+        "micro_batches": r"loop over tracker\.micro_batches\(batch, M\) before .* call backward for each",
         "scores": r"call tracker\.scores\(index, outputs, labels\) at every step, or give .* refresh=n",
     }
 

@@ -56,13 +56,14 @@ def test_a_view_that_tells_a_summary_makes_those_of_the_terms_ordinary_ones():
     assert [type(view) for view in views.values()] == [Logged, RunViews, RunViews]
 
 
-def test_an_estimator_that_does_not_keep_terms_apart_leaves_them_out():
+def test_an_estimator_that_does_not_keep_terms_apart_leaves_them_out_and_says_so():
     class Whole(lca.PathIntegral):
         def start(self, objective):
             return super().start(lca.Scaled(BOWL, 1.0))
 
     measurement = Session(SUM, Whole(lca.SIMPSON))
-    measurement.measure(next(iter(lca.Trajectory(PATH))))
+    with pytest.warns(LCAWarning, match="Whole allocates a loss as a whole: train/data, train/penalty have"):
+        measurement.measure(next(iter(lca.Trajectory(PATH))))
     assert list(measurement.summary()) == ["train"]
 
 
