@@ -235,7 +235,7 @@ class _Alike:
 
     def state(self, name: str) -> Tensor | None:
         """A new vector with this state of all parameters; ``None`` before their first update."""
-        found = [own[name] for own in self.states if own.get(name) is not None]
+        found = [_dense(own[name]) for own in self.states if own.get(name) is not None]
         return flat(local_parts(found, self.parameters)) if len(found) == len(self.states) else None
 
     def theta(self) -> Tensor:
@@ -247,7 +247,7 @@ class _Alike:
         parameters = [self.parameters[i].detach().reshape(-1) for i in which]
         states = [
             {
-                name: value.reshape(-1) if _is_like(value, self.parameters[i]) else value
+                name: _dense(value).reshape(-1) if _is_like(value, self.parameters[i]) else value
                 for name, value in self.states[i].items()
             }
             for i in which
@@ -425,6 +425,11 @@ def _alike(
             alike = [k for k, other in enumerate(counts) if other == count]
             members, moved = [which[k] for k in alike], [owned[k] for k in alike]
             yield members, _Alike(group, moved, [held[k] for k in alike], count)
+
+
+def _dense(state: Tensor) -> Tensor:
+    """The same numbers; the velocity of sparse gradients is sparse."""
+    return state.to_dense() if state.is_sparse else state
 
 
 def _is_like(value: Any, parameter: Tensor) -> bool:

@@ -14,7 +14,7 @@ from lca.estimators._products import ProductSum
 from lca.reference import _optimizers as optimizers
 from lca.step import MicroBatch
 from lca_torch._left_out import LongLeftOut
-from lca_torch._optimizers import check_known, update_slope, updates_without
+from lca_torch._optimizers import check_known, leading_updates, update_slope, updates_without
 
 EPS = torch.finfo(torch.float64).eps
 WEIGHTS = (0.5, 0.3, 0.2)
@@ -96,6 +96,25 @@ def test_updates_are_those_of_a_copy_that_steps(kind, options, steps):
     assert torch.equal(torch.stack([p.sum() for p in after[0]]), torch.stack([p.sum() for p in before[0]]))
     for old, new in zip(before[1]["state"].values(), after[1]["state"].values(), strict=True):
         assert all(torch.equal(torch.as_tensor(old[n]), torch.as_tensor(new[n])) for n in old)
+
+
+def test_the_velocity_of_sparse_gradients_is_sparse():
+    parameter = nn.Parameter(torch.ones(4, 2, dtype=torch.float64))
+    optimizer = SGD([parameter], lr=0.5, momentum=0.5, nesterov=True)
+    for row in (1, 3):
+        dense = torch.zeros_like(parameter)
+        dense[row] = row
+        parameter.grad = dense.detach().to_sparse(1)
+        optimizer.step()
+    gradient = parameter.grad.to_dense().reshape(-1)
+    found = updates_without(optimizer, [parameter], [gradient, gradient], (0.5, 0.5))
+    [leading] = leading_updates(optimizer, [parameter], gradient, 3)
+    before = parameter.detach().clone()
+    optimizer.step()
+    expected = (parameter.detach() - before).reshape(-1)
+    assert torch.equal(found[0], expected)
+    assert torch.equal(leading, expected[:3])
+    assert torch.count_nonzero(expected) == 4
 
 
 @pytest.mark.parametrize("multiple", [1.0, 2.5])
