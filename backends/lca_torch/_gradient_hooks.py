@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import nn
@@ -13,8 +14,9 @@ from lca_torch._libraries import in_library
 def with_gradient_hooks(model: nn.Module) -> Iterator[str]:
     """The names of the parameters and modules that have hooks on gradients.
 
+    >>> import torch
     >>> model = nn.Linear(2, 1)
-    >>> handle = model.bias.register_hook(lambda gradient: 0.1 * gradient)
+    >>> handle = model.bias.register_hook(torch.neg)
     >>> list(with_gradient_hooks(model))
     ['bias']
     """
@@ -33,6 +35,7 @@ def _any_of_the_user(registers: Iterable[dict[int, Callable[..., Any]] | None]) 
 
 
 def _is_of_library(hook: Callable[..., Any]) -> bool:
+    """Whether it is a function of a library, as those of torch.distributed, and not an operation of torch."""
     while isinstance(hook, partial):
         hook = hook.func
-    return in_library(getattr(hook, "__module__", None) or "")
+    return isinstance(hook, FunctionType | MethodType) and in_library(hook.__module__ or "")
