@@ -162,9 +162,10 @@ class Loop(LoopContext):
             )
         return whole.tree
 
-    def _label_errors(self, logits: Tensor, labels: Tensor) -> Tensor:
-        probabilities = logits.detach().softmax(1)
-        return 1 - probabilities.gather(1, labels.reshape(-1, 1).to(logits.device)).squeeze(1)
+    def _label_errors(self, logits: Any, labels: np.ndarray) -> Tensor:
+        probabilities = torch.as_tensor(logits).detach().softmax(1)
+        chosen = torch.as_tensor(labels, dtype=torch.int64, device=probabilities.device)
+        return 1 - probabilities.gather(1, chosen.reshape(-1, 1)).squeeze(1)
 
     def _to_numpy(self, array: Any) -> np.ndarray:
         tensor = torch.as_tensor(array)

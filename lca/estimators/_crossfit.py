@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, ClassVar, Self
 
+from lca._numbers import use_python_numbers
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import IncompleteStepError, LCAError
@@ -112,6 +113,7 @@ class CrossFit:
 }"""
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         check_rule(self.rule, "CrossFit")
         if self.rule not in (LEFT, TRAPEZOID):
             raise LCAError(

@@ -111,7 +111,11 @@ class LoopContext(ABC):
             return
         if labels is not None:
             _check_logits(tuple(np.shape(outputs)), tuple(np.shape(labels)))
-            outputs = self._label_errors(outputs, labels)
+            classes = self._to_numpy(labels).reshape(-1)
+            ignored = classes == IGNORED
+            _check_classes(classes[~ignored], np.shape(outputs)[1])
+            errors = self._to_numpy(self._label_errors(outputs, np.where(ignored, 0, classes)))
+            outputs = np.where(ignored, 0.0, errors)  # no loss, no gradient
         self._scores.append(ExampleScores(self._to_numpy(index), self._to_numpy(outputs)))
 
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
@@ -288,8 +292,8 @@ class LoopContext(ABC):
         """One batch of all examples."""
 
     @abstractmethod
-    def _label_errors(self, logits: Any, labels: Any) -> Any:
-        """``1 - softmax(logits)[label]`` (n,), of logits (n, C) and labels (n,) or (n, 1)."""
+    def _label_errors(self, logits: Any, labels: np.ndarray) -> Any:
+        """``1 - softmax(logits)[label]`` (n,), of logits (n, C), also of NumPy, and classes (n,)."""
 
     @abstractmethod
     def _to_numpy(self, array: Any) -> np.ndarray:
@@ -424,4 +428,14 @@ def _check_logits(logits: tuple[int, ...], labels: tuple[int, ...]) -> None:
         raise LCAError(
             f"scores(index, outputs, labels) expects logits (n, C) and class labels (n,), got outputs "
             f"{logits} and labels {labels}; for other losses pass the scores themselves (n,), without labels."
+        )
+
+
+def _check_classes(labels: np.ndarray, classes: int) -> None:
+    """Raise `LCAError` unless these are labels (n,) of so many classes."""
+    if not (np.issubdtype(labels.dtype, np.integer) and ((labels >= 0) & (labels < classes)).all()):
+        raise LCAError(
+            f"scores(index, outputs, labels) expects labels that are integers from 0 to {classes - 1}, as "
+            f"outputs has {classes} classes, or {IGNORED} for examples that the loss leaves out; got "
+            f"{labels.dtype} from {labels.min()} to {labels.max()}."
         )

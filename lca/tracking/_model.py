@@ -162,7 +162,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             Logits (n, C), from which the score is ``1 - softmax(outputs)[label]``; or, without labels, the
             scores themselves (n,), numbers ≥ 0 that grow with the gradient of an example.
         labels
-            Classes, integers (n,).
+            Classes, integers (n,); -100 for examples that the loss leaves out, which get the score 0.
         """
         with self._session.guarded(self.steps):
             self._context.add_scores(index, outputs, labels)

@@ -917,6 +917,8 @@ def scores_of_another_form_end_the_measuring(framework, folder):
         ((batch.astype(float), logits, labels), r"with an index float64 \(12,\)"),
         ((logits, batch, labels), r"expects logits \(n, C\).*got outputs \(12,\) and labels \(12,\)"),
         ((batch, logits, labels[:5]), r"outputs \(12, 3\) and labels \(5,\)"),
+        ((batch, logits, labels + 1), "labels that are integers from 0 to 2.* got int64 from 1 to 3"),
+        ((batch, logits, labels * 0.5), "labels that are integers from 0 to 2.* got float64"),
         ((batch, -(logits[:, 0] ** 2)), r"finite and ≥ 0, got values from -\d"),
     ):
         run = framework.run(IMPORTANCE)
@@ -938,9 +940,14 @@ def scores_are_accepted_in_every_form(framework, folder):
         for arguments in ((logits, labels), (logits, labels[:, None]), (errors,)):
             tracker.scores(list(BATCHES[0]), *map(framework.array, arguments))
             run.update(BATCHES[0])
-    for step in estimator.steps:
+        tracker.scores(list(BATCHES[0]), logits, labels)  # of NumPy
+        run.update(BATCHES[0])
+        left_out = np.arange(12) < 3
+        tracker.scores(list(BATCHES[0]), *map(framework.array, (logits, np.where(left_out, -100, labels))))
+        run.update(BATCHES[0])
+    for step, wanted in zip(estimator.steps, [errors] * 4 + [np.where(left_out, 0, errors)], strict=True):
         assert step.scores.index.tolist() == BATCHES[0].tolist()
-        assert np.abs(step.scores.values - errors).max() <= tolerances.gradient(1.0, EPS64)
+        assert np.abs(step.scores.values - wanted).max() <= tolerances.gradient(1.0, EPS64)
 
 
 def a_record_knows_the_optimizer_the_modules_and_the_versions(framework, folder):
