@@ -61,6 +61,7 @@ class Updates:
         self._intercepted: list[_Intercepted] = []
         self._running: list[FrameType] = []
         self._made = self._collects = self._moves = False
+        self._collect = _untraced(listener.collect)
         self._collector: Any = None
 
     def follow(self) -> None:
@@ -111,7 +112,7 @@ class Updates:
         if self._collects and not _skips(optimizer):
             self._collects = False
             # By a hook that runs after those of the user, which may change the gradient.
-            self._collector = optimizer.register_step_pre_hook(_untraced(self._listener.collect))
+            self._collector = optimizer.register_step_pre_hook(self._collect)
 
     def _ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._owns(optimizer):
