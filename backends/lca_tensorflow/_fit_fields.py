@@ -148,5 +148,5 @@ def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         delattr(owner, name)
-        for _, own in before.items():
+        for own in before.values():
             setattr(owner, name, own)

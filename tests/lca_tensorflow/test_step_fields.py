@@ -164,10 +164,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_gradients_altered_by_hand_are_refused(change, monkeypatch):
     own = tf.GradientTape.gradient
-    with pytest.raises(
-        LCAError,
-        match="the loop alters gradients between the tape and the optimizer.*let the optimizer do that",
-    ):
+    with pytest.raises(LCAError, match="the loop alters gradients between.* let the optimizer do that"):
         with_changed(change, monkeypatch).measure(1, add=False)
     assert tf.GradientTape.gradient is own
 
