@@ -7,6 +7,8 @@ interrupted; 141 the output was closed by its reader; 143 terminated.
 import io
 import os
 import sys
+import traceback
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import suppress
@@ -38,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _failed(error)
     except KeyboardInterrupt as error:
         number = error.signal if isinstance(error, _signals.Stopped) else 2
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines of Zarr that are given up
+            traceback.clear_frames(error.__traceback__)
         _say(f"\n{_signals.message(number)}")
         return 128 + number
 

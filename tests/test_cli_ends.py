@@ -1,5 +1,6 @@
 """How `lca` owns its results, and how it ends: by signals, with a full device, with a wrong option."""
 
+import argparse
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 
@@ -252,6 +254,21 @@ def test_a_signal_leaves_no_temporary_folder(tmp_path, name, status, said):
     out, err = process.communicate(timeout=300)
     assert (process.returncode, err.strip(), out) == (status, f"lca: {said}.", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_says_nothing_of_coroutines_that_are_given_up(monkeypatch, capsys):
+    async def pending():
+        pass
+
+    def run(_):
+        waiting = pending()
+        raise KeyboardInterrupt(waiting.__name__)
+
+    monkeypatch.setattr("lca._cli._parse", lambda _: argparse.Namespace(run=run, traceback=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main([]) == 130
+    assert capsys.readouterr().err == "\nlca: interrupted.\n"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
