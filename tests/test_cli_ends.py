@@ -265,10 +265,11 @@ def test_a_signal_says_nothing_of_coroutines_that_are_given_up(monkeypatch, caps
         raise KeyboardInterrupt(waiting.__name__)
 
     monkeypatch.setattr("lca._cli._parse", lambda _: argparse.Namespace(run=run, traceback=False))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert main([]) == 130
     assert capsys.readouterr().err == "\nlca: interrupted.\n"
+    assert not said
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
