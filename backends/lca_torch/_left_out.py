@@ -74,7 +74,7 @@ class LongLeftOut(LeftOut):
                 means = (mean_without(m, gradients, self.weights) for m in range(last + 1))
                 updates = [update(mean, m == last) for m, mean in enumerate(means)]
                 products = zip(relative, self._measured(gradients), updates, strict=True)
-                values[block], size = ops.products_sum(list(products), *updates[:1] * 2, overwrite=True)
+                values[block], size = ops.products_sum(list(products), updates[0], updates[0], overwrite=True)
                 sizes.append(size)
         return values, fsum(sizes)
 

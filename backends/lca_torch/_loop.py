@@ -20,7 +20,7 @@ from lca_torch._ranks import Ranks
 from lca_torch._update_check import UpdateCheck, is_due
 from lca_torch._updates import calling
 
-OF_UPDATES = frozenset({"micro_batches", "halves", "update_slope"})
+OF_UPDATES = GRADIENT_FIELDS - {"gradient"}
 """The fields of `lca.Step` that are made from the formula of an update."""
 
 

@@ -10,6 +10,7 @@ from lca.errors import LCAError
 from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
 from lca.tracking import ModelTracker
+from lca.tracking._context import GRADIENT_FIELDS
 from lca.tracking._model import call_text, warn_of_other_optimizer, within
 from lca.tracking._session import Session
 from lca.tracking._spans import AnyFollower
@@ -364,12 +365,9 @@ class _LiveTheta:
         return (holds if self._same else self._form.holds)(theta, self._parameters)
 
 
-_OF_TRAINING = "gradient", "micro_batches", "halves", "update_slope"
-
-
 def _require_own_fields(required: Sequence[str], form: VectorForm) -> None:
     """Raise `LCAError` if an estimator computes with gradients of training, which have another form."""
-    wanted = [field for field in required if field.endswith(_OF_TRAINING)]
+    wanted = [field for field in required if field.removeprefix("next_") in GRADIENT_FIELDS]
     if wanted:
         raise LCAError(
             f"the estimator requires {', '.join(wanted)} of training, which are in the precision and on the "
