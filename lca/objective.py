@@ -33,6 +33,7 @@ __all__ = [
     "differentiated_by",
     "differentiating",
     "evaluate",
+    "evaluate_each",
     "leaves",
     "state_at_update",
     "state_of",
@@ -578,10 +579,7 @@ def evaluate(
     (3.0, array([2., 2.]))
     """
     if isinstance(objective, Sum):
-        found = None if batch is not None else _evaluated_together(objective, theta, gradient=gradient)
-        terms = found or {
-            name: evaluate(term, theta, batch, gradient=gradient) for name, term in objective.terms.items()
-        }
+        terms = _evaluate_terms(objective, theta, batch, gradient=gradient)
         loss = sum(term.loss for term in terms.values())
         return Evaluation(loss, _total([term.grad for term in terms.values()]) if gradient else None, terms)
     given = () if batch is None else (batch,)  # an objective without batches need not have the parameter
@@ -590,18 +588,57 @@ def evaluate(
     return Evaluation(objective.loss(theta, *given), None)
 
 
-def _evaluated_together(total: Sum, theta: Vector, *, gradient: bool) -> dict[str, Evaluation] | None:
-    """The terms, where they are parts of one loss that evaluates them at once (``by_class()``)."""
+def _evaluate_terms(
+    total: Sum, theta: Vector, batch: Batch | None, *, gradient: bool
+) -> dict[str, Evaluation]:
     parts = [(t.objective, t.factor) if isinstance(t, Scaled) else (t, 1.0) for t in total.terms.values()]
-    together = getattr(parts[0][0], "evaluate_together", None)
-    found = None if together is None else together([part for part, _ in parts], theta, gradient=gradient)
+    whole = [(part, None) for part, _ in parts]
+    found = _evaluated_together(whole, theta, gradient=gradient) if batch is None else None
     if found is None:
-        return None
+        return {name: evaluate(term, theta, batch, gradient=gradient) for name, term in total.terms.items()}
     scaled = array_ops(theta).scaled
     return {
-        name: Evaluation(factor * loss, scaled(grad, factor) if gradient else None)
-        for name, (_, factor), (loss, grad) in zip(total.terms, parts, found, strict=True)
+        name: Evaluation(factor * one.loss, scaled(one.grad, factor) if gradient else None)
+        for name, (_, factor), one in zip(total.terms, parts, found, strict=True)
     }
+
+
+def evaluate_each(objective: Objective, theta: Vector, batches: Sequence[Batch]) -> list[Evaluation]:
+    """Loss and gradient on each of several batches at one θ; costs a gradient on each.
+
+    Parameters
+    ----------
+    objective
+        The measured loss.
+    theta
+        The parameters (K,).
+    batches
+        The data of each evaluation.
+
+    Examples
+    --------
+    >>> from lca.reference import DatasetLoss, logistic_regression
+    >>> loss = DatasetLoss(logistic_regression(2, 2), np.eye(2), np.array([0, 1]))
+    >>> parts = [loss.batch(np.array([0])), loss.batch(np.array([1]))]
+    >>> [float(found.grad[0]) for found in evaluate_each(loss, np.zeros(6), parts)]
+    [-0.5, 0.0]
+    """
+    parts = [(objective, batch) for batch in batches]
+    found = _evaluated_together(parts, theta, gradient=True)
+    return found or [evaluate(objective, theta, batch) for batch in batches]
+
+
+def _evaluated_together(
+    parts: Sequence[tuple[Objective, Batch | None]], theta: Vector, *, gradient: bool
+) -> list[Evaluation] | None:
+    """Several evaluations at one θ by an objective that makes them at once; ``None`` if it does not.
+
+    Such an objective has a method ``evaluate_together``, as `lca.frameworks.ModelObjective` has: one
+    preparation serves all batches, or all parts of one loss (``by_class()``).
+    """
+    together = getattr(parts[0][0], "evaluate_together", None) if len(parts) > 1 else None
+    found = None if together is None else together(parts, theta, gradient=gradient)
+    return None if found is None else [Evaluation(*each) for each in found]
 
 
 def _total(gradients: Sequence[Vector]) -> Vector:

@@ -1,6 +1,6 @@
 """`SampledPathIntegral`: the path integral from samples, shared by the steps that meet at a node."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import nan
 from typing import ClassVar, Literal, Self, TypeAlias
@@ -16,7 +16,7 @@ from lca.estimators._path import GradientAt, Path, Point
 from lca.estimators._replicates import SampledNode
 from lca.estimators._sampling import Sample, Sampler, Sampling, check_sampled, check_sampling
 from lca.estimators._stochastic import check_required_fields
-from lca.objective import Evaluation, Objective, Scored
+from lca.objective import Evaluation, Objective, Scored, evaluate_each
 from lca.quadrature import SIMPSON, TRAPEZOID, QuadratureRule
 from lca.step import ExampleScores, Step
 
@@ -220,8 +220,16 @@ def gradient_on(objective: Objective, theta: Vector, sample: Sample) -> Vector:
     >>> gradient_on(loss, np.zeros(9), sample).shape
     (9,)
     """
-    gradient = objective.loss_and_grad(theta, sample.batch)[1]
-    return gradient if sample.factor == 1 else array_ops(theta).scaled(gradient, sample.factor)
+    return gradients_on(objective, theta, [sample])[0]
+
+
+def gradients_on(objective: Objective, theta: Vector, samples: Sequence[Sample]) -> list[Vector]:
+    """`gradient_on` each of several samples, at once where the objective can do that."""
+    ops, found = array_ops(theta), evaluate_each(objective, theta, [sample.batch for sample in samples])
+    return [
+        one.grad if sample.factor == 1 else ops.scaled(one.grad, sample.factor)
+        for one, sample in zip(found, samples, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +240,7 @@ class SampleMean:
 
     def __call__(self, objective: Objective, point: Point) -> tuple[Evaluation, Cost]:
         samples = self.draw()
-        gradients = [gradient_on(objective, point.theta, sample) for sample in samples]
+        gradients = gradients_on(objective, point.theta, samples)
         node = sampled_node(gradients, point, exact=samples[0].part)
         return node, Cost(examples=float(sum(sample.size for sample in samples)))
 

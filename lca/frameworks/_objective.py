@@ -329,26 +329,26 @@ class ModelObjective:
         return Sum({name: self._with(term, self._data) for name, term in self._loss.terms().items()})
 
     def evaluate_together(
-        self, objectives: Sequence[Any], theta: Vector, *, gradient: bool
+        self, parts: Sequence[tuple[Any, PyTree | None]], theta: Vector, *, gradient: bool
     ) -> list[tuple[float, Vector]] | None:
-        """Loss and gradient of several parts of one loss, as those of `by_class`; ``None`` if they are not.
+        """Loss and gradient of several objectives, each on a batch or all its data, with one preparation.
 
-        One forward and one backward pass of each, and a single preparation.
+        ``None`` unless all are parts of one loss, as those of `by_class`, or this one on several batches.
         """
-        if not all(isinstance(o, ModelObjective) and o._loss is self._loss for o in objectives):
+        if not all(isinstance(own, ModelObjective) and own._loss is self._loss for own, _ in parts):
             return None
-        return self._evaluate_parts(objectives, theta, None, gradient=gradient)
+        return self._evaluate_each(parts, theta, None, gradient=gradient)
 
-    def _evaluate_parts(
+    def _evaluate_each(
         self,
-        parts: Sequence["ModelObjective"],
+        parts: Sequence[tuple["ModelObjective", PyTree | None]],
         theta: Vector,
         state: State | None,
         *,
         gradient: bool,
         names: Collection[str] | None = None,
     ) -> list[tuple[float, Vector]]:
-        groups = [part._data.batches(part.batch_size) for part in parts]
+        groups = [own._batches_of(batch) for own, batch in parts]
         return self._loss.evaluate_each(theta, groups, state, gradient=gradient, names=names)
 
     def _share(self, index: np.ndarray) -> Scaled:
@@ -371,11 +371,16 @@ class ModelObjective:
         gradient: bool,
         names: Collection[str] | None = None,
     ) -> tuple[float, Vector]:
-        batches = self._data.batches(self.batch_size) if batch is None else self._pieces(batch)
-        return self._loss.evaluate(theta, batches, state, gradient=gradient, names=names)
+        [found] = self._evaluate_each([(self, batch)], theta, state, gradient=gradient, names=names)
+        return found
 
-    def _pieces(self, batch: PyTree) -> Iterable[PyTree]:
-        """Split a sample into one piece per process; keep a batch that only this process has."""
+    def _batches_of(self, batch: PyTree | None) -> Iterable[PyTree]:
+        """All measuring batches, or those of one batch.
+
+        A sample is split into one piece per process; a batch that only this process has is kept.
+        """
+        if batch is None:
+            return self._data.batches(self.batch_size)
         rows = self._rows(batch)
         cut = is_rows(rows) and self.batch_size
         if isinstance(batch, Sample) and cut:
@@ -510,16 +515,16 @@ class Variant:
         return self.objective._by_example(theta, along, index, self.state, self.names)
 
     def evaluate_together(
-        self, objectives: Sequence[Any], theta: Vector, *, gradient: bool
+        self, parts: Sequence[tuple[Any, PyTree | None]], theta: Vector, *, gradient: bool
     ) -> list[tuple[float, Vector]] | None:
         """As `ModelObjective.evaluate_together`."""
         whole = self.objective
         same = all(
-            isinstance(o, Variant)
-            and (o.state is self.state and o.names == self.names and o.objective._loss is whole._loss)
-            for o in objectives
+            isinstance(own, Variant)
+            and (own.state is self.state and own.names == self.names and own.objective._loss is whole._loss)
+            for own, _ in parts
         )
         if not same:
             return None
-        parts = [o.objective for o in objectives]
-        return whole._evaluate_parts(parts, theta, self.state, gradient=gradient, names=self.names)
+        bare = [(own.objective, batch) for own, batch in parts]
+        return whole._evaluate_each(bare, theta, self.state, gradient=gradient, names=self.names)

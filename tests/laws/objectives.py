@@ -12,7 +12,17 @@ from lca import tolerances
 from lca.errors import DataError, LayoutError, LCAError, NonFiniteError, UnknownNameError
 from lca.estimators import SampledPathIntegral
 from lca.frameworks import DEFAULT_BATCH_SIZE
-from lca.objective import Objective, Sampled, Scored, Stateful, leaves
+from lca.objective import (
+    Objective,
+    Sampled,
+    Scored,
+    Stateful,
+    at_state,
+    differentiating,
+    evaluate_each,
+    leaves,
+    state_of,
+)
 from lca.reference import BatchNorm, CrossEntropy, DatasetLoss, Dense, Dropout, Network, Tanh
 
 EPS = tolerances.EPS64
@@ -496,6 +506,20 @@ def samples_are_weighted_means(subject):
     require_close(plain, sum(one for one, _ in single) / len(index))
     require_close(objective.loss(theta, objective.batch(np.arange(N))), objective.loss(theta))
     require_close(plain, DatasetLoss(MLP, X[index], Y[index]).loss(MLP.init(1)))
+
+
+@law
+def samples_at_one_point_are_evaluated_as_each_alone(subject):
+    network = normalised("frozen")
+    objective = made(subject, network, batch_size=6, batch_norm="frozen")
+    some = differentiating(at_state(objective, state_of(objective)), objective.layout.names[:2])
+    theta = subject.vector(network, network.init(2))
+    samples = [objective.batch(index) for index in (np.arange(6), np.array([3, 3, 8]), np.arange(N))]
+    for measured in (objective, some):
+        for one, sample in zip(evaluate_each(measured, theta, samples), samples, strict=True):
+            loss, grad = measured.loss_and_grad(theta, sample)
+            assert one.loss == loss
+            np.testing.assert_array_equal(subject.numbers(network, one.grad), subject.numbers(network, grad))
 
 
 @law
