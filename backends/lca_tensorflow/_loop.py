@@ -91,8 +91,9 @@ class Loop(LoopContext):
             self._marks, self._batches = [], self._batches[-1:]
         self._adding = self._taken = True
         self._told &= self._weight is not None
-        if not GRADIENT_FIELDS.isdisjoint(self._requested()):
-            self._marks.append((1.0 if self._weight is None else self._weight, gradients))
+        weight = 1.0 if self._weight is None else self._weight
+        if weight and not GRADIENT_FIELDS.isdisjoint(self._requested()):
+            self._marks.append((weight, gradients))
         if total is None:
             return list(gradients)
         return [_sum(a, b) for a, b in zip(total, gradients, strict=True)]

@@ -83,12 +83,20 @@ class Gradients:
     def require_added(self, reached: Collection[int]) -> None:
         """Raise `LCAError` if a pass has not added to ``.grad`` what it took for these parameters."""
 
-    def known(self, vector: Tensor) -> Tensor:
-        """A vector (K,) with 0 for the parameters in ``unknown``."""
-        if not self.unknown:
+    def theta(self) -> Tensor:
+        """The parameters themselves, a new vector."""
+        return flat(self._local())
+
+    def is_at(self, theta: Tensor) -> bool:
+        """Whether the parameters are what `theta` returned."""
+        return holds(theta, self._local())
+
+    def without(self, vector: Tensor, which: Collection[int]) -> Tensor:
+        """A vector (K,) with 0 for the parameters at these positions."""
+        if not which:
             return vector
         pieces = vector.split([own.numel() for own in self.parameters])  # type: ignore[no-untyped-call]
-        return torch.cat([p.new_zeros(p.shape) if i in self.unknown else p for i, p in enumerate(pieces)])
+        return torch.cat([p.new_zeros(p.shape) if i in which else p for i, p in enumerate(pieces)])
 
     def agreed(self, weights: Sequence[float], known: bool) -> tuple[Sequence[float], bool]:
         """The weights of the micro-batches of an update, and whether they are known, for all processes."""
@@ -127,6 +135,10 @@ class Gradients:
         return LongLeftOut(
             optimizer, self.parameters, sums, factors=factors, weights=weights, multiple=multiple
         )
+
+    def _local(self) -> Sequence[Tensor]:
+        """What this process holds of each parameter."""
+        return self.parameters
 
     def _known_grads(self) -> list[Tensor | None]:
         grads = self._grads()

@@ -12,12 +12,12 @@ from lca._micro_batches import LeftOut
 from lca.arrays import array_ops
 from lca.errors import DataError, LCAError
 from lca.frameworks import PyTree, Rows, examples_in, joined
-from lca.tracking._context import GRADIENT_FIELDS, LoopContext
+from lca.tracking._context import GRADIENT_FIELDS, LoopContext, is_due
 from lca_torch._backward import BackwardPasses
 from lca_torch._gradients import ELSE, Gradients, Places, Versions
 from lca_torch._optimizers import refuse_maximizing
 from lca_torch._ranks import Ranks
-from lca_torch._update_check import UpdateCheck, is_due
+from lca_torch._update_check import UpdateCheck
 from lca_torch._updates import calling
 
 OF_UPDATES = GRADIENT_FIELDS - {"gradient"}
@@ -51,7 +51,9 @@ class Loop(LoopContext):
         self._taken: Places | None = None  # where the parameters were then
         self._start: Places | None = None  # and when the update began
         self._marked = False
-        self._computed = 0  # updates whose formula was used
+        self._theta: Tensor | None = None  # the parameters when this update was first looked at
+        self._moved = False  # whether they have changed since
+        self._used = 0  # updates of which the gradient was used
         self._check: UpdateCheck | None = None
         self._ranks: Ranks | None = None
 
@@ -77,7 +79,9 @@ class Loop(LoopContext):
     def update_begins(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """An update begins at these parameters, which these optimizers move in the run."""
         self._optimizers = optimizers
-        self._start = self._grads.places() if self._requested() else None
+        if self._requested():
+            self._start = self._grads.places()
+            self._look_at_theta()
 
     def updated_by(self, optimizer: torch.optim.Optimizer) -> None:
         """The update is made by this optimizer."""
@@ -91,14 +95,15 @@ class Loop(LoopContext):
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         self._end_micro_batch()
         if "micro_batches" in fields and self._ranks is not None:
-            self._marks = [(weight, self._grads.known(mark)) for weight, mark in self._ranks.marks()]
+            without, unknown = self._grads.without, self._grads.unknown
+            self._marks = [(weight, without(mark, unknown)) for weight, mark in self._ranks.marks()]
             self._total = self._marks[-1][1]
         return super().supply(fields)
 
     def clear(self) -> None:
         super().clear()
         self._before = self._seen = self._total = self._taken = self._start = self._check = None
-        self._marked = False
+        self._theta, self._marked, self._moved = None, False, False
         if self._ranks is not None:
             self._ranks.clear()
 
@@ -126,13 +131,30 @@ class Loop(LoopContext):
         self._taken = self._grads.places()
         if not GRADIENT_FIELDS.isdisjoint(fields):
             self._total = self._grads.read()
+            self._look_at_theta()
         if "micro_batches" in fields and self._ranks is None and self._weight is not None:
             assert self._total is not None
             self._grads.require_added(self._passes.reached)
-            if self._marked:  # several passes for one micro-batch
-                self._marks.pop()
-            self._marks.append((self._weight, self._total))
+            weight = self._weight
+            if self._marks and (self._marked or not weight):
+                # Several passes for one micro-batch; or one of weight 0, with the micro-batch before.
+                before, _ = self._marks.pop()
+                weight = before
+            if weight:
+                self._marks.append((weight, self._total))
         self._marked = True
+
+    def _look_at_theta(self) -> None:
+        """Notice that the parameters change during an update, also by what torch does not count (`.data`).
+
+        That takes a copy of them, and so it is done at some updates only.
+        """
+        if not is_due(self._used + 1):
+            return
+        if self._theta is None:
+            self._theta = self._grads.theta()
+        elif not self._moved:
+            self._moved = not self._grads.is_at(self._theta)
 
     def _begin_micro_batch(self, weight: float) -> None:
         super()._begin_micro_batch(weight)
@@ -182,36 +204,43 @@ class Loop(LoopContext):
         else:
             found = self._grads.read()
             found = found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
-        if not OF_UPDATES.isdisjoint(self._requested()):
-            self._computed += 1
-            if is_due(self._computed):
-                self._check = self._grads.check_of(self._optimizer, found)
+        self._used += 1
+        if is_due(self._used) and not OF_UPDATES.isdisjoint(self._requested()):
+            self._check = self._grads.check_of(self._optimizer, found)
         return found
 
     def _check_passes(self) -> None:
         """Raise `LCAError` unless the gradient is one that backward passes took at these parameters."""
         self._passes.check()
         if self._grads.unknown:
-            self._require_unmoved([self._grads.parameters[which] for which in self._grads.unknown])
+            self._require_unmoved(self._grads.unknown)
         if self._total is None:
             raise LCAError(
                 "no backward pass has added to the gradients since the last update: several optimizers "
                 "share one backward pass, or gradients are reused or assigned. The gradient at the start of "
                 f"this update is then unknown; run a backward pass before each update, {ELSE}"
             )
-        if self._taken != self._start:
+        self._look_at_theta()
+        if self._moved or not self._taken == self._start == self._grads.places():
             raise LCAError(
                 "the parameters were changed between the start of the update and its backward pass, or "
-                "between the pass and the update (optimizers like SAM take the gradient elsewhere, and "
-                "several optimizers may share one). Take the gradient where the update starts, "
-                f"{ELSE}"
+                "between the pass and the update (optimizers like SAM take the gradient elsewhere, several "
+                "may share one, and hooks or wrappers may move the parameters before the optimizer does). "
+                f"Take the gradient where the update starts, and let the optimizer alone move, {ELSE}"
             )
 
-    def _require_unmoved(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Raise `LCAError` if an optimizer moves one of these parameters, whose gradients are unknown."""
+    def _moving(self, gradient: Tensor) -> Tensor:
+        return self._grads.without(gradient, self._unowned())
+
+    def _unowned(self) -> set[int]:
+        """Positions of the parameters that no optimizer moves."""
         groups = chain.from_iterable(optimizer.param_groups for optimizer in self._optimizers)
-        moved = {id(own) for group in groups for own in group["params"]}
-        if any(id(own) in moved for own in parameters):
+        owned = {id(own) for group in groups for own in group["params"]}
+        return {which for which, own in enumerate(self._grads.parameters) if id(own) not in owned}
+
+    def _require_unmoved(self, unknown: set[int]) -> None:
+        """Raise `LCAError` if an optimizer moves one of these parameters, whose gradients are unknown."""
+        if not unknown <= self._unowned():
             raise LCAError(
                 "the gradients were not zero before the first backward pass of this update, or were changed "
                 "(clipped, say) between its backward passes, so they are not the gradient of a loss at one "
@@ -220,7 +249,7 @@ class Loop(LoopContext):
             )
 
     def _gradient_of(self, batch: PyTree) -> Tensor:
-        return self._grads.known(super()._gradient_of(batch))
+        return self._grads.without(super()._gradient_of(batch), self._grads.unknown)
 
     def _gradient_sum(self) -> Tensor | None:
         return self._total
@@ -244,7 +273,8 @@ class Loop(LoopContext):
         if self._total is None or sums[-1] is not self._total:
             raise LCAError(
                 "a backward pass of this update belongs to no micro-batch; loop over tracker.batches(loader) "
-                f"or tracker.micro_batches(batch, n) for all of them, {ELSE}"
+                "or tracker.micro_batches(batch, n) for all of them, and add a penalty to the loss of each "
+                f"micro-batch (weight * (loss + penalty)), {ELSE}"
             )
         return sums
 

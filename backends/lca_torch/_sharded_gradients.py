@@ -133,6 +133,18 @@ class ShardedGradients(Gradients):
     def left_out(self, *args: Any, **options: Any) -> None:
         """Of shards the updates are computed at once."""
 
+    def without(self, vector: Tensor, which: Collection[int]) -> Tensor:
+        if not which:
+            return vector
+        assert isinstance(vector, ShardVector)
+        parts = enumerate(self._shards.unflatten(vector.local).values())
+        local = torch.cat([(p * 0 if i in which else p).reshape(-1) for i, p in parts])
+        return ShardVector(local, self._shards)
+
+    def _local(self) -> list[Tensor]:
+        with detached():
+            return [local_part(own) for own in self.parameters]
+
     def _held(self) -> list[Tensor]:
         """For each parameter, the gradient of the shard of this rank, in its dtype; zeros if it has none."""
         pairs = list(zip(self._known_grads(), self.parameters, strict=True))

@@ -100,7 +100,8 @@ class Tracker(ModelTracker[Loop]):
         "gradient": "make each update from as many batches of tracker.batches(loader) as the first one, none "
         "read ahead (to prefetch, wrap the loader: tracker.batches(prefetch(loader)))",
         "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or over several "
-        "batches of tracker.batches(loader), and call backward for each, not for their sum",
+        "batches of tracker.batches(loader), and call backward for each, not for their sum nor for a penalty "
+        "alone: weight * (loss + penalty) belongs to each",
         "halves": "loop over tracker.batches(loader), one batch with at least two examples to an update; "
         "call tracker.begin_batch(batch) before each further update from the same batch",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "

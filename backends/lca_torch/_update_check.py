@@ -51,15 +51,3 @@ class UpdateCheck:
 
     def _theta(self) -> Tensor:
         return flat([own.detach().reshape(-1)[: self._most] for own in self._parameters])
-
-
-def is_due(count: int) -> bool:
-    """Whether the update with this number is compared: the first eight, and the 60th, 120th, 240th, ...
-
-    What acts at every n-th update acts at one of these for most n that people choose.
-
-    >>> [count for count in range(1, 500) if is_due(count)]
-    [1, 2, 3, 4, 5, 6, 7, 8, 60, 120, 240, 480]
-    """
-    times, rest = divmod(count, 60)
-    return count <= 8 or (rest == 0 and times & (times - 1) == 0)

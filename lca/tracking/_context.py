@@ -52,6 +52,7 @@ class LoopContext(ABC):
         self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
         """The numbers of every process that shares the measuring, from those of this one."""
         self._halved = 0  # batches
+        self._part_counts = False  # whether clipping and scaling leave out what no optimizer moves
         self._shrink = 1.0  # the norm of the last gradient, divided by that without a micro-batch
 
     def batches(
@@ -65,10 +66,8 @@ class LoopContext(ABC):
 
     def begin_batch(self, *batch: Batch, weight: float | None = None) -> None:
         """As `lca.tracking.ModelTracker.begin_batch`."""
-        if weight is not None and not weight > 0:
-            raise LCAError(
-                f"the weight of a batch is a number > 0, got {weight!r}; skip a batch of weight 0."
-            )
+        if weight is not None and not weight >= 0:
+            raise LCAError(f"the weight of a batch is a number ≥ 0, got {weight!r}.")
         self._end_micro_batch()
         self._batches += [batch] if len(batch) > 1 else batch
         self._told &= weight is not None
@@ -82,7 +81,7 @@ class LoopContext(ABC):
         self, batch: Batch, n: int, weight: Callable[[Batch], float] | None = None
     ) -> Iterator[tuple[Batch, float]]:
         """As `lca.tracking.ModelTracker.micro_batches`."""
-        if not isinstance(n, int) or n < 1:
+        if not isinstance(n, int | np.integer) or n < 1:
             raise LCAError(f"a batch is split into a whole number of micro-batches ≥ 1, got {n!r}.")
         total = self._count_examples(batch)
         if not total:
@@ -90,14 +89,15 @@ class LoopContext(ABC):
         if self._weight is None or not self._batches:  # the loop does not use `batches`
             self.begin_batch(batch)
         whole = 1.0 if self._weight is None else self._weight
-        n = min(n, total)  # a last batch may be too small; the estimator then reports what it lacks
+        n = min(int(n), total)  # a last batch may be too small; the estimator then reports what it lacks
         cuts = list(pairwise(-(-m * total // n) for m in range(n + 1)))  # the larger ones first
         pieces = [self._rows(batch, *cut) for cut in cuts]
-        weights: list[float] = [stop - start for start, stop in cuts]
+        sizes: list[float] = [stop - start for start, stop in cuts]
         weigh = weight or self.weight_of
-        if weigh is not None:
-            weights = list(map(weigh, pieces))
-            _check_weights(weights)
+        weights = sizes if weigh is None else list(map(weigh, pieces))
+        _check_weights(weights)
+        if not any(weights):  # nothing counts, as in the loss of the whole batch
+            weights = sizes
         for piece, own in zip(pieces, weights, strict=True):
             if own:
                 part = own / sum(weights)
@@ -123,7 +123,9 @@ class LoopContext(ABC):
         self._end_micro_batch()
         found: dict[str, Any] = {}
         if "batch" in fields and self._batches:
-            found["batch"] = self._batches[0] if len(self._batches) == 1 else self._joined(self._batches)
+            batch = self._batches[0] if len(self._batches) == 1 else self._joined(self._batches)
+            if self.weight_of is None or self.weight_of(batch):  # else its loss is not known
+                found["batch"] = batch
         if not GRADIENT_FIELDS.isdisjoint(fields):
             found |= self._gradients(fields)
         if "scores" in fields and self._scores:
@@ -155,7 +157,9 @@ class LoopContext(ABC):
             return {}
         total = self._gradient_sum()
         total = applied if total is None else total
-        factor = 1.0 if total is applied else multiple_of(total, applied)
+        factor = 1.0 if total is applied else self._factor(total, applied)
+        if not factor:
+            return {}  # the loop has discarded the gradient; the optimizer may move on by its momentum
         scale = 1.0 if factor == 1.0 else 1 / self._loss_scale()
         ops = array_ops(total)
         relative = factor / scale
@@ -163,7 +167,8 @@ class LoopContext(ABC):
             relative = 1.0
         norm, max_norm = 0.0, None
         if relative != 1.0 or self._clipping.max_norm is not None:
-            norm = scale * ops.total(total * total) ** 0.5
+            counted = self._counted(total)
+            norm = scale * ops.total(counted * counted) ** 0.5
             max_norm = self._clipping.norm_after(norm, relative, ops.eps(total))
         by = scale / self._multiple()
         found = {"gradient": total if by == 1.0 else total * by}
@@ -174,6 +179,21 @@ class LoopContext(ABC):
         if "update_slope" in fields:
             found["update_slope"] = self._update_slope(applied, factor / by)
         return found
+
+    def _factor(self, total: Vector, applied: Vector) -> float:
+        """`multiple_of`; if there is no factor for all parameters, that for those that an optimizer moves."""
+        self._part_counts = False
+        try:
+            return multiple_of(total, applied)
+        except LCAError:
+            self._part_counts = True
+            if self._counted(total) is total:
+                raise
+            return multiple_of(self._counted(total), self._counted(applied))
+
+    def _counted(self, gradient: Vector) -> Vector:
+        """What counts in the norm of a gradient by which the loop clips it."""
+        return self._moving(gradient) if self._part_counts else gradient
 
     def _as_many_batches(self) -> bool:
         """Whether the update was made from as many batches as the first one; from one if none was told."""
@@ -197,7 +217,10 @@ class LoopContext(ABC):
 
     def _agree_on_weights(self) -> bool:
         """Whether the batches of this update have known weights, on all processes that train together."""
-        return self._told or len(self._batches) == 1 or _of_one_size(self._batches)
+        if self._told or len(self._batches) == 1:
+            return True
+        weights = set() if self.weight_of is None else set(map(self.weight_of, self._batches))
+        return len(weights) <= 1 and _of_one_size(self._batches)
 
     def _micro_batches(self, scale: float, norm: float, max_norm: float | None) -> Sequence[MicroBatch]:
         """The micro-batches of a gradient of this norm, clipped to ``max_norm``.
@@ -239,7 +262,7 @@ class LoopContext(ABC):
         second = (gradient - weights[0] * first) * (1 / weights[1])
         self._halved += 1
         uneven = len(set(map(sum, each))) > 1  # the mean of the means of processes would be another gradient
-        if uneven or self._halved & (self._halved - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+        if uneven or is_due(self._halved):
             _check_half(second, self._gradient_of(halves[1]), first * (weights[0] / weights[1]))
         multiple = self._multiple()
         return self._with_updates([first * multiple, second * multiple], weights, norm, max_norm)
@@ -255,6 +278,7 @@ class LoopContext(ABC):
         """Micro-batches of these gradients, as the loop takes them, with the updates without each."""
         applied: Sequence[Vector] = gradients
         if max_norm is not None:
+            gradients = list(map(self._counted, gradients))
             applied, average = clipped_without(gradients, weights, max_norm, self._shrink)
             self._shrink = norm / average if average else 1.0
         updates = self._updates_without(applied, weights)
@@ -262,6 +286,10 @@ class LoopContext(ABC):
         if multiple != 1.0:
             gradients = [gradient * (1 / multiple) for gradient in gradients]
         return tuple(map(MicroBatch, gradients, updates, weights))
+
+    def _moving(self, gradient: Vector) -> Vector:
+        """The gradient with 0 for what no optimizer moves; itself if there is no such part."""
+        return gradient
 
     def _left_out(self, factors: Sequence[float], weights: Sequence[float]) -> LeftOut | None:
         """The micro-batches, their gradients times these factors, if their updates are computed later."""
@@ -374,6 +402,19 @@ def clipped_without(
     return [(total - part) * (1 / weight) for part, weight in zip(rest, weights, strict=True)], average
 
 
+def is_due(count: int) -> bool:
+    """Whether what takes too long to be compared at every update is compared at the one of this number.
+
+    What acts at every n-th update acts at one of these for most n that people choose.
+
+    >>> [count for count in range(1, 500) if is_due(count)]
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 60, 100, 120, 200, 240, 400, 480]
+    """
+    while count > 120 and count % 2 == 0:
+        count //= 2
+    return count <= 10 or 60 % count == 0 or count in (100, 120)
+
+
 def _of_one_size(batches: Sequence[Batch]) -> bool:
     sizes = set(map(size_of, batches))
     return len(sizes) == 1 and None not in sizes
@@ -414,11 +455,10 @@ def _check_half(derived: Vector, taken: Vector, subtracted: Vector) -> None:
 
 def _check_weights(weights: Sequence[float]) -> None:
     """Raise `LCAError` unless these are weights of micro-batches."""
-    if not (all(weight >= 0 for weight in weights) and any(weights)):
+    if not all(weight >= 0 for weight in weights):
         raise LCAError(
-            f"the weights of micro-batches are numbers ≥ 0, one of them > 0, got {weights}; skip a batch in "
-            "which nothing counts, and pass weight=, a function of a micro-batch, if training weighs batches "
-            "otherwise than the measured loss."
+            f"the weights of micro-batches are numbers ≥ 0, got {weights}; pass weight=, a function of a "
+            "micro-batch, if training weighs batches otherwise than the measured loss."
         )
 
 

@@ -298,7 +298,7 @@ def test_labels_that_are_ignored_make_batches_differ():
             cross_entropy(model(x), labels).backward()
         with pytest.raises(LCAError, match="pass weight= to tracker.batches"):
             optimizer.step()
-    with pytest.raises(LCAError, match="the weight of a batch is a number > 0, got -1"):
+    with pytest.raises(LCAError, match="the weight of a batch is a number ≥ 0, got -1"):
         tracker.begin_batch(weight=-1)
 
 

@@ -311,8 +311,9 @@ def test_micro_batches_weigh_as_many_tokens_as_they_have():
 
     assert weights_of(y) == [3 / 11, 5 / 11, 3 / 11]
     assert weights_of(y, weight=len) == [1 / 4] * 4
-    with pytest.raises(LCAError, match="skip a batch in which nothing counts, and pass weight="):
-        weights_of(torch.full_like(y, -100))
+    assert weights_of(torch.full_like(y, -100)) == [1 / 4] * 4  # as in the mean over the whole batch
+    with pytest.raises(LCAError, match="the weights of micro-batches are numbers ≥ 0"):
+        weights_of(y, weight=lambda piece: -1.0)
 
 
 def test_lagged_gradients_under_a_loss_that_is_weighed_by_tokens():

@@ -1,0 +1,210 @@
+"""What loops do to parameters, gradients and weights around an update: noticed, or of no consequence."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from lca import RIGHT
+from lca.errors import LCAError
+from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
+from lca_torch import Objective, Tracker
+from tests.laws.runs import Shown
+
+X = torch.randn(60, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+Y = torch.randint(1, 4, (60,), generator=torch.Generator().manual_seed(2))
+BATCHES = [(X[at : at + 10], Y[at : at + 10]) for at in range(0, 60, 10)]
+OF_GRADIENTS = [CrossFit(), LaggedCrossFit(), NextBatch(RIGHT)]
+STEPS = [f"{type(one).__name__}" for one in OF_GRADIENTS]
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+
+
+def loss_of(model, batch):
+    return cross_entropy(model(batch[0]), batch[1])
+
+
+def take_gradient(tracker, model, batch):
+    """In two pieces, which every estimator can use."""
+    for piece, weight in tracker.micro_batches(batch, 2):
+        (weight * loss_of(model, piece)).backward()
+
+
+def tracked(model, optimizer, estimator, **options):
+    return Tracker(model, optimizer, Objective(model, cross_entropy, (X, Y)), estimator, **options)
+
+
+def moves(model, by):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data.mul_(by)
+
+
+def train(tracker, model, optimizer, batches, around=lambda take: take()):
+    with tracker:
+        for batch in batches:
+            optimizer.zero_grad()
+            around(lambda batch=batch: take_gradient(tracker, model, batch))
+            optimizer.step()
+
+
+@pytest.mark.parametrize("estimator", OF_GRADIENTS, ids=STEPS)
+def test_a_gradient_taken_elsewhere_through_data_is_refused(estimator):
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+
+    def elsewhere(take):
+        moves(model, 2.0)
+        take()
+        moves(model, 0.5)
+
+    tracker = tracked(model, optimizer, estimator, on_error="raise")
+    with pytest.raises(LCAError, match="changed between the start of the update and its backward pass"):
+        train(tracker, model, optimizer, BATCHES[:2], elsewhere)
+
+
+@pytest.mark.parametrize("estimator", OF_GRADIENTS, ids=STEPS)
+def test_a_hook_that_moves_parameters_before_the_optimizer_does_is_refused(estimator):
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    optimizer.register_step_pre_hook(lambda *args: moves(model, 0.9))
+    tracker = tracked(model, optimizer, estimator, on_error="raise")
+    with pytest.raises(LCAError, match="may move the parameters before the optimizer does"):
+        train(tracker, model, optimizer, BATCHES[:2])
+
+
+def test_accumulated_batches_differ_in_weight_by_the_weight_of_the_objective():
+    """The label that the loss ignores is 0 here, which only batch_weight knows."""
+    model, labels = network(), Y.clone()
+    labels[:3] = 0
+
+    def mean(outputs, target):
+        return cross_entropy(outputs, target, ignore_index=0)
+
+    def count(batch):
+        return float((batch[1] != 0).sum())
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    objective = Objective(model, mean, (X, labels), batch_weight=count)
+    batches = [(X[at : at + 10], labels[at : at + 10]) for at in (0, 10)]
+
+    def accumulate(**weight):
+        optimizer.zero_grad()
+        with Tracker(model, optimizer, objective, CrossFit(), on_error="raise") as tracker:
+            for inputs, targets in tracker.batches(batches, **weight):
+                (mean(model(inputs), targets) * count((inputs, targets)) / 17).backward()
+            optimizer.step()
+
+    with pytest.raises(LCAError, match="pass weight= to tracker.batches"):
+        accumulate()
+    accumulate(weight=count)
+
+
+@pytest.mark.parametrize("period", [3, 9])
+def test_what_training_adds_at_every_nth_update_is_seen_in_the_halves(period):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def penalised(tracker):
+        with tracker:
+            for number, batch in enumerate(tracker.batches(BATCHES * 2), 1):
+                optimizer.zero_grad()
+                penalty = sum(p.square().sum() for p in model.parameters()) * (number % period == 0)
+                (loss_of(model, batch) + penalty).backward()
+                optimizer.step()
+
+    tracker = tracked(model, optimizer, CrossFit(own_pass=True), on_error="raise")
+    with pytest.raises(LCAError, match="the loss of training is not the measured one"):
+        penalised(tracker)
+    assert tracker.steps in (period - 1, period)
+
+
+def test_a_micro_batch_of_weight_zero_is_no_part_of_the_update():
+    """As the last, the first or the middle one; the others are the micro-batches that they are without it."""
+    found, weights = [], dict(zip(BATCHES, (0.25, 0.75, 0.0), strict=False))
+    for order in ([0, 1], [0, 2, 1], [2, 0, 1], [0, 1, 2]):
+        model, shown = network(), Shown(("micro_batches",))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with tracked(model, optimizer, shown, on_error="raise") as tracker:
+            for batch in tracker.batches([BATCHES[i] for i in order], weight=weights.get):
+                (weights[batch] * loss_of(model, batch)).backward()
+            optimizer.step()
+        found.append([(part.weight, part.gradient) for part in shown.steps[0].micro_batches])
+    for other in found[1:]:
+        assert [weight for weight, _ in other] == [0.25, 0.75]
+        for (_, ours), (_, expected) in zip(other, found[0], strict=True):
+            assert torch.equal(ours, expected)
+
+
+def test_a_batch_in_which_nothing_counts_is_split_by_rows_and_ends_no_training():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    objective = Objective(
+        model, cross_entropy, (X, Y), batch_weight=lambda batch: float((batch[1] >= 0).sum())
+    )
+    nothing = (X[:5], torch.full((5,), -100))
+    with Tracker(model, optimizer, objective) as tracker:
+        parts = [(len(x), part) for (x, _), part in tracker.micro_batches(nothing, np.int64(2))]
+    assert parts == [(3, 3 / 5), (2, 2 / 5)]
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_an_update_from_a_batch_in_which_nothing_counts_is_skipped():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+
+    def safe(outputs, labels):
+        return cross_entropy(outputs, labels, reduction="sum") / max(1, int((labels >= 0).sum()))
+
+    objective = Objective(model, safe, (X, Y), batch_weight=lambda batch: float((batch[1] >= 0).sum()))
+    nothing = (X[:10], torch.full((10,), -100))
+    with Tracker(model, optimizer, objective, NextBatch()) as tracker:
+        for inputs, labels in tracker.batches([*BATCHES[:3], nothing, *BATCHES[3:]]):
+            optimizer.zero_grad()
+            safe(model(inputs), labels).backward()
+            optimizer.step()
+    assert (tracker.steps, tracker.skipped_steps, tracker.error) == (7, 2, None)
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+@pytest.mark.parametrize("estimator", [SameBatch(), NextBatch(RIGHT), LaggedCrossFit()], ids=str)
+def test_an_update_whose_gradient_was_discarded_is_skipped(estimator):
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    with tracked(model, optimizer, estimator) as tracker:
+        for number, batch in enumerate(tracker.batches(BATCHES * 2)):
+            optimizer.zero_grad()
+            loss_of(model, batch).backward()
+            if number == 5:
+                optimizer.zero_grad(set_to_none=False)
+            optimizer.step()
+    assert tracker.error is None
+    assert 1 <= tracker.skipped_steps <= 3  # the steps that need its gradient
+
+
+@pytest.mark.parametrize("how", ["clipped", "scaled"])
+@pytest.mark.parametrize("estimator", [SameBatch(), CrossFit()], ids=["SameBatch", "CrossFit"])
+def test_gradients_of_what_no_optimizer_moves_do_not_matter(estimator, how):
+    """They may be left unclipped and with the scale of the loss."""
+    totals = []
+    for trained in (True, False):
+        model = network()
+        model[0].requires_grad_(trained)
+        optimizer = torch.optim.SGD(model[2].parameters(), lr=0.5)
+        scaler = torch.amp.GradScaler("cpu", init_scale=512.0, enabled=how == "scaled")
+        with tracked(model, optimizer, estimator, on_error="raise") as tracker:
+            for batch in BATCHES:
+                model.zero_grad()
+                for piece, weight in tracker.micro_batches(batch, 2):
+                    scaler.scale(weight * loss_of(model, piece)).backward()
+                if how == "clipped":
+                    nn.utils.clip_grad_norm_(model[2].parameters(), 0.1)
+                scaler.step(optimizer)
+                scaler.update()
+        totals.append(tracker.summary()["train"]["lca_total"])
+    assert totals[0] == pytest.approx(totals[1], rel=1e-12)
+    assert totals[0] < 0
