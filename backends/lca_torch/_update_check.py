@@ -1,6 +1,7 @@
 """`UpdateCheck`: whether an update is the one that its optimizer makes of the gradient."""
 
 from collections.abc import Sequence
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,8 @@ class UpdateCheck:
         """Raise `LCAError` unless the update that was made is the expected one."""
         moved = self._theta() - self._before
         off, size, theta = [float(v.norm()) for v in (moved - self._expected, self._expected, self._before)]
+        if not isfinite(size):
+            return  # training has diverged, of which the allocation tells
         if not off <= tolerances.summed(size + theta, torch.finfo(moved.dtype).eps):
             name = type(self._optimizer).__name__
             raise LCAError(

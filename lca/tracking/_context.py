@@ -93,8 +93,11 @@ class LoopContext(ABC):
         cuts = list(pairwise(-(-m * total // n) for m in range(n + 1)))  # the larger ones first
         pieces = [self._rows(batch, *cut) for cut in cuts]
         sizes: list[float] = [stop - start for start, stop in cuts]
-        weigh = weight or self.weight_of
-        weights = sizes if weigh is None else list(map(weigh, pieces))
+        weights = sizes
+        if weight is not None:
+            weights = list(map(weight, pieces))
+        elif self.weight_of is not None:
+            weights = _measured_weights(self.weight_of, pieces)
         _check_weights(weights)
         if not any(weights):  # nothing counts, as in the loss of the whole batch
             weights = sizes
@@ -366,8 +369,8 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
     if not ops.total(rest * rest) ** 0.5 <= summed(ops.total(gradient * gradient) ** 0.5, ops.eps(gradient)):
         raise LCAError(
             "the gradient of the update is not a multiple of the sum over its micro-batches: it was clipped "
-            "entry by entry, averaged over ranks, had something added to it, or one backward pass covered "
-            "several micro-batches. The update without one of them is then unknown; run one backward pass "
+            "entry by entry or in a part of the parameters, averaged over ranks, had something added to it, or "
+            "one backward pass covered several micro-batches. The update without one of them is then unknown; run one backward pass "
             "for each micro-batch and clip by norm, or use an estimator that requires no gradient of "
             "training (lca.estimators.SampledPathIntegral)."
         )
@@ -451,6 +454,18 @@ def _check_half(derived: Vector, taken: Vector, subtracted: Vector) -> None:
             "statistics, weights of examples, another loss or precision). Split the batch in the loop, for "
             "tracker.micro_batches(batch, 2), and use CrossFit() or LaggedCrossFit()."
         )
+
+
+def _measured_weights(weight_of: Callable[[Batch], float], pieces: Sequence[Batch]) -> list[float]:
+    """How much pieces of a batch count in the measured loss; raises `LCAError` if that fails."""
+    try:
+        return list(map(weight_of, pieces))
+    except Exception as error:  # of a function of the user's
+        raise LCAError(
+            "batch_weight of the measured loss cannot weigh a micro-batch of the training loop, which may "
+            f"have another form than the measured data ({type(error).__name__}: {error}); pass weight=, a "
+            "function of a micro-batch, to tracker.micro_batches."
+        ) from error
 
 
 def _check_weights(weights: Sequence[float]) -> None:

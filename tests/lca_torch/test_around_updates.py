@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lca import RIGHT
-from lca.errors import LCAError
+from lca.errors import LCAError, NonFiniteError
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
 from lca_torch import Objective, Tracker
 from tests.laws.runs import Shown
@@ -208,3 +208,20 @@ def test_gradients_of_what_no_optimizer_moves_do_not_matter(estimator, how):
         totals.append(tracker.summary()["train"]["lca_total"])
     assert totals[0] == pytest.approx(totals[1], rel=1e-12)
     assert totals[0] < 0
+
+
+def test_a_gradient_of_nan_is_told_as_such():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    tracker = tracked(model, optimizer, CrossFit(), on_error="raise")
+    broken = (X[:10] * torch.nan, Y[:10])
+    with pytest.raises(NonFiniteError):
+        train(tracker, model, optimizer, [BATCHES[0], broken, BATCHES[1]])
+
+
+def test_a_weight_that_cannot_be_found_names_the_way_to_pass_one():
+    model = network()
+    objective = Objective(model, cross_entropy, (X, Y), batch_weight=lambda batch: float(len(batch[1])))
+    tracker = Tracker(model, torch.optim.SGD(model.parameters(), lr=0.1), objective)
+    with pytest.raises(LCAError, match="pass weight=, a function of a micro-batch"):
+        next(tracker.micro_batches({"x": X[:4], "y": Y[:4]}, 2))
