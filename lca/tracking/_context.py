@@ -369,10 +369,10 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
     if not ops.total(rest * rest) ** 0.5 <= summed(ops.total(gradient * gradient) ** 0.5, ops.eps(gradient)):
         raise LCAError(
             "the gradient of the update is not a multiple of the sum over its micro-batches: it was clipped "
-            "entry by entry or in a part of the parameters, averaged over ranks, had something added to it, or "
-            "one backward pass covered several micro-batches. The update without one of them is then unknown; run one backward pass "
-            "for each micro-batch and clip by norm, or use an estimator that requires no gradient of "
-            "training (lca.estimators.SampledPathIntegral)."
+            "entry by entry or in a part of the parameters, averaged over ranks, had something added to it, "
+            "or one backward pass covered several micro-batches. The update without one of them is then "
+            "unknown; run one backward pass for each micro-batch and clip by norm, or use an estimator that "
+            "requires no gradient of training (lca.estimators.SampledPathIntegral)."
         )
     return factor
 
