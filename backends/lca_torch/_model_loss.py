@@ -264,7 +264,7 @@ class TorchLoss(ModelLoss):
                 grad = leaves.take_mean(total) if gradient else None
                 found.append((losses, weights, grad))
         read = [loss for losses, _, _ in found for loss in losses]
-        numbers = iter(torch.stack(read).double().tolist() if read else ())
+        numbers = iter(torch.stack(read).tolist() if read else ())
         return [
             GroupSum(math.fsum([weight * next(numbers) for weight in weights]), math.fsum(weights), grad)
             for _, weights, grad in found
@@ -352,7 +352,10 @@ class TorchLoss(ModelLoss):
         replica = self._versions.of(state)
         function = function_of(replica)
         reading = self._reading
-        with self._modes(next(self._seeds), gradients=gradient or self.differentiates_inside):
+        with (
+            self._random.kept(next(self._seeds)),
+            self._modes(gradients=gradient or self.differentiates_inside),
+        ):
             leaves = self._leaves(theta, wanted, reading.written_parameters)
             if self.differentiates_inside:
                 flags = state.get(_FLAGS, self.own_flags())
@@ -371,13 +374,9 @@ class TorchLoss(ModelLoss):
 
                 yield run, leaves
 
-    @contextmanager
-    def _modes(self, seed: int, *, gradients: bool) -> Iterator[None]:
-        with (
-            self._random.kept(seed),
-            forward_mode(self.device, self._autocast, gradients=gradients),
-        ):
-            yield
+    def _modes(self, *, gradients: bool) -> AbstractContextManager[None]:
+        """The modes of torch in which the loss is evaluated."""
+        return forward_mode(self.device, self._autocast, gradients=gradients)
 
     def _counts(self, batch: PyTree, weight: float) -> bool:
         """Whether a batch of this weight is evaluated."""
@@ -417,7 +416,7 @@ class TorchLoss(ModelLoss):
         """Find out what the loss of a batch reads, and which of the user's hooks it needs."""
         theta, cast = self._theta(), self._cast(self.dtype)  # new memory, which the loss may write into
         ready = partial(self._ready, batch, cast, copy=True)
-        with self._modes(0, gradients=True), interpreted(), _errors(batch):
+        with self._random.kept(0), self._modes(gradients=True), interpreted(), _errors(batch):
             leaves = self._leaves(theta, self.trainable())
             with replica.holding(leaves.tensors, {}, cast) as held:
                 self._reading = read(held, ready(), self._own, self._prefix, self._reading)
@@ -458,7 +457,7 @@ class TorchLoss(ModelLoss):
         theta, cast = self._theta().mul_(factor), self._cast(self.dtype)
         ready = self._ready(self._batch, cast, copy=True)
         try:
-            with self._modes(0, gradients=True):
+            with self._random.kept(0), self._modes(gradients=True):
                 leaves = self._leaves(theta, self.trainable())
                 with replica.holding(leaves.tensors, {}, cast) as held, interpreted():
                     held.begin()
