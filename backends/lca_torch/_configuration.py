@@ -69,7 +69,7 @@ class Configuration:
 
     def changes(self) -> dict[str, str]:
         """What has changed since the last call, by the path of the variable, in words."""
-        found = dict[str, str]()
+        found: dict[str, str] = {}
         if not self._same:
             found = {path: words for watched in self._watched for path, words in watched.changes()}
             self._same = _Same(self._watched)

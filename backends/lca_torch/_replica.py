@@ -74,9 +74,7 @@ class Replica:
         self.tried: Callable[[Exception | None], None] = lambda error: None
         """Is told of the error, if any, of a forward pass that is made once more in another way after one."""
 
-    def holding(
-        self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor], cast: Cast | None
-    ) -> "Held":
+    def holding(self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor], cast: Cast | None) -> "Held":
         """Hold θ and these tensors inside; all others as ``cast`` makes them, or as they are."""
         require_no_modes()
         tensors = self._tensors(leaves, state, cast)
