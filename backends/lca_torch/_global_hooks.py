@@ -72,6 +72,8 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 def require_no_modes() -> None:
     """Refuse to measure inside a mode of the user's, which would see and may change what is measured."""
+    if not (torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack()):
+        return
     functions = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     for mode in (*functions, *_get_current_dispatch_mode_stack()):
         kind = type(mode)

@@ -175,6 +175,7 @@ def _views(theta: Tensor, layout: Layout, device: torch.device) -> list[Tensor]:
 
 
 _versions = count(1 << 30)
+_set_versions: Any = torch._C._autograd._unsafe_set_version_counter
 
 
 def _renumber(tensors: Sequence[Tensor]) -> None:
@@ -183,12 +184,11 @@ def _renumber(tensors: Sequence[Tensor]) -> None:
     Some models keep what they compute from a weight until the version of the weight changes.
     """
     version = next(_versions)
-    renumber: Any = torch._C._autograd._unsafe_set_version_counter
     try:
-        renumber(tuple(tensors), (version,) * len(tensors))
+        _set_versions(tuple(tensors), (version,) * len(tensors))
     except TypeError:  # torch 2.6 takes one at a time
         for tensor in tensors:
-            renumber(tensor, version)
+            _set_versions(tensor, version)
 
 
 def _in_float16(device: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import nn
+from torch.backends import mha
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.utils import parametrize
 
@@ -142,7 +143,8 @@ def _bits() -> _Bits | None:
     numpy = _memory_of_numpy(np.random.get_bit_generator())  # type: ignore[attr-defined]
     if numpy is None or _MEMORY_OF_PYTHON is None or _PYTHON.gauss_next is not None:
         return None
-    return torch.default_generator.get_state().numpy().tobytes(), numpy.raw, _MEMORY_OF_PYTHON.raw
+    state = torch.default_generator.get_state()
+    return ctypes.string_at(state.data_ptr(), len(state)), numpy.raw, _MEMORY_OF_PYTHON.raw
 
 
 @contextmanager
@@ -241,8 +243,8 @@ class _ExactAttention:
     __slots__ = ("_fast_path",)
 
     def __enter__(self) -> None:
-        self._fast_path = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
+        self._fast_path = mha.get_fastpath_enabled()
+        mha.set_fastpath_enabled(False)
 
     def __exit__(self, *error: object) -> None:
-        torch.backends.mha.set_fastpath_enabled(self._fast_path)
+        mha.set_fastpath_enabled(self._fast_path)
