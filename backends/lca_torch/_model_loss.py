@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from itertools import count, islice
+from itertools import chain, count, islice
 from operator import attrgetter, is_
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -263,8 +263,7 @@ class TorchLoss(ModelLoss):
                 total = divisor(math.fsum(weights))
                 grad = leaves.take_mean(total) if gradient else None
                 found.append((losses, weights, grad))
-        read = [loss for losses, _, _ in found for loss in losses]
-        numbers = iter(torch.stack(read).tolist() if read else ())
+        numbers = iter(_numbers([loss for losses, _, _ in found for loss in losses]))
         return [
             GroupSum(math.fsum([weight * next(numbers) for weight in weights]), math.fsum(weights), grad)
             for _, weights, grad in found
@@ -475,11 +474,18 @@ def _weighed(loss: ModelLoss, batches: Iterable[PyTree]) -> Iterator[tuple[PyTre
     """
     cuts = batches if isinstance(batches, Cuts) else None
     if cuts and loss.counts_examples and not isinstance(cuts.rows.tree, Weighted):
-        yield from zip(cuts, map(float, cuts.lengths), strict=True)
-        return
+        return zip(cuts, map(float, cuts.lengths), strict=True)
     ahead, rest = _AHEAD if cuts else 1, iter(batches)
-    while known := [(batch, weight_of(loss, batch)) for batch in islice(rest, ahead)]:
-        yield from known
+    pieces = iter(lambda: [(batch, weight_of(loss, batch)) for batch in islice(rest, ahead)], [])
+    return chain.from_iterable(pieces)
+
+
+def _numbers(losses: Sequence[Tensor]) -> list[float]:
+    """The values of losses, in one transfer from a device."""
+    if len(losses) == 1:
+        return [losses[0].item()]  # in a third of the time that a vector takes
+    numbers: list[float] = torch.stack(list(losses)).tolist() if losses else []
+    return numbers
 
 
 def _scores_of(replica: Replica) -> BatchLoss:
