@@ -164,13 +164,13 @@ def check_theta(layout: Layout, theta: Tensor, device: torch.device) -> None:
 
 
 def _views(theta: Tensor, layout: Layout, device: torch.device) -> list[Tensor]:
-    """θ as tensors on a device; views, not copies, if θ is there."""
+    """θ as tensors on a device, each with a version of its own; views, not copies, if θ is there."""
     if isinstance(theta, ParameterVector) and theta.persisted is None:
-        return [normal(source).to(device, theta.dtype) for source in theta.sources]
+        return [normal(source).to(device, theta.dtype).data for source in theta.sources]
     parts = torch.split_with_sizes(normal(theta).detach(), layout.sizes)
     shaped = zip(parts, layout.shapes, strict=True)
     # With the numbers of a shape one by one, a view takes two thirds of the time.
-    views = [part if len(shape) == 1 else part.view(*shape or [()]) for part, shape in shaped]
+    views = [(part if len(shape) == 1 else part.view(*shape or [()])).data for part, shape in shaped]
     return views if theta.device == device else [view.to(device) for view in views]
 
 
@@ -241,7 +241,7 @@ class Leaves:
     ) -> None:
         at, self._layout = theta.device, layout
         self._dtype, self._device, self._streamed = theta.dtype, at, streamed or device not in (None, at)
-        views = [view.data for view in _views(theta, layout, device or at)]
+        views = _views(theta, layout, device or at)
         _renumber(views)
         self.tensors = tensors = dict(zip(layout.names, views, strict=True))
         self._given = {name: tensors[name] for name in copied} if copied else {}
