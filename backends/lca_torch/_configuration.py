@@ -133,7 +133,7 @@ class _Same:
         containers = [v for v in self._values if isinstance(v, list | dict | set | deque)]
         self._sized = [*(_quick(w.pair.original) for w in watched), *containers]
         self._lengths = list(map(len, self._sized))
-        self._filled = list(filter(None, containers))  # the length of an empty one says all
+        self._filled = [held for held in containers if len(held)]  # the length of an empty one says all
         self._mappings = [value for value in self._filled if isinstance(value, dict)]
         self._items = list(self._inside())
         self._deep = [(w, v, w.token(v)) for w in watched for v in w.values.values() if _is_deep(v, w.opaque)]

@@ -38,19 +38,19 @@ class GlobalHooks:
 
     def __enter__(self) -> None:
         users, saving = self._none, _without_saving_hooks()
+        if saving is not None:
+            saving.__enter__()
         if any(self._all):
             users = [dict(hooks) for hooks, _ in self._places]
             self._fill([private for _, private in self._places])
         self._users.append((users, saving))
-        if saving is not None:
-            saving.__enter__()
 
     def __exit__(self, *error: object) -> None:
         users, saving = self._users.pop()
-        if saving is not None:
-            saving.__exit__(*error)
         if users is not self._none or any(self._all):
             self._fill(users)
+        if saving is not None:
+            saving.__exit__(*error)
 
     def _fill(self, contents: Iterable[dict[int, Any]]) -> None:
         for (hooks, _), content in zip(self._places, contents, strict=True):

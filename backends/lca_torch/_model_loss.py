@@ -360,7 +360,8 @@ class TorchLoss(ModelLoss):
                 flags = state.get(_FLAGS, self.own_flags())
                 leaves.require_grad(name for name, flag in zip(self._own, flags, strict=True) if flag)
             cast = self._cast(theta.dtype)
-            others, ready = None if self._as_model else cast, self._ready(cast, copy=reading.writes_batch)
+            others = None if self._as_model else cast
+            ready = self._ready(cast, copy=reading.writes_batch)
             with replica.holding(leaves.tensors, state, others) as held, reading.captured_at(state):
 
                 def run(batch: PyTree, instead: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -82,8 +82,8 @@ class Replica:
         for name, leaf in leaves.items():
             if name in self._attributes:
                 leaf.__class__ = nn.Parameter  # losses may ask for it
-        around = _both(self._global_hooks, installed(self._shared)) if self._shared else self._global_hooks
-        return Held(self, tensors, self._shared, around)
+        around = self._global_hooks
+        return Held(self, tensors, self._shared, _with(around, self._shared) if self._shared else around)
 
     def label(self, tensors: Mapping[str, Tensor]) -> None:
         """Give tensors the attributes of the parameters in whose places they are."""
@@ -212,8 +212,8 @@ def _hooks(model: nn.Module, others: Iterable[dict[int, Any]]) -> Hooks:
 
 
 @contextmanager
-def _both(first: AbstractContextManager[object], second: AbstractContextManager[object]) -> Iterator[None]:
-    with first, second:
+def _with(hooks: GlobalHooks, shared: Iterable[SharedVariables]) -> Iterator[None]:
+    with hooks, installed(shared):
         yield
 
 
