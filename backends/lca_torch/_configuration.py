@@ -69,7 +69,7 @@ class Configuration:
 
     def changes(self) -> dict[str, str]:
         """What has changed since the last call, by the path of the variable, in words."""
-        found = dict[str, str]()
+        found: dict[str, str] = {}
         if not self._same:
             found = {path: words for watched in self._watched for path, words in watched.changes()}
             self._same = _Same(self._watched)
@@ -130,15 +130,16 @@ class _Same:
         self._getters = [original.get for original, _, _ in places]
         self._keys = [key for _, key, _ in places]
         self._values = [value for _, _, value in places]
-        self._containers = [v for v in self._values if isinstance(v, list | dict | set | deque)]
-        self._mappings = [value for value in self._containers if isinstance(value, dict)]
-        self._items = list(self._inside())
-        self._sized = [*(_quick(w.pair.original) for w in watched), *self._containers]
+        containers = [v for v in self._values if isinstance(v, list | dict | set | deque)]
+        self._sized = [*(_quick(w.pair.original) for w in watched), *containers]
         self._lengths = list(map(len, self._sized))
+        self._filled = [held for held in containers if len(held)]  # the length of an empty one says all
+        self._mappings = [value for value in self._filled if isinstance(value, dict)]
+        self._items = list(self._inside())
         self._deep = [(w, v, w.token(v)) for w in watched for v in w.values.values() if _is_deep(v, w.opaque)]
 
     def _inside(self) -> Iterator[Any]:
-        return chain(chain.from_iterable(self._containers), *map(dict.values, self._mappings))
+        return chain(chain.from_iterable(self._filled), *map(dict.values, self._mappings))
 
     def __bool__(self) -> bool:
         return (

@@ -106,7 +106,10 @@ class Unchanged:
             )
 
     def _total(self) -> int:
-        return sum(map(attrgetter("_version"), self._tensors))
+        return sum(map(_version, self._tensors))
+
+
+_version = attrgetter("_version")
 
 
 def refuse_arrays(batch: PyTree) -> PyTree:

@@ -96,7 +96,7 @@ def require_one_loss(loss_fn: LossFn | None, batch_loss: BatchLoss | None) -> No
 
 
 def _of_pair(loss_fn: LossFn, model: nn.Module, batch: PyTree) -> Tensor:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise DataError(
             f"loss_fn needs batches (inputs, target), got a {describe(batch)}; pass batch_loss=function of "
             "model and batch instead."
@@ -125,6 +125,8 @@ def _own_loss(model: nn.Module, batch: PyTree) -> Tensor:
 
 
 def _apply(model: nn.Module, inputs: PyTree) -> Any:
+    if isinstance(inputs, Tensor):  # most often, and asked sooner than the others
+        return model(inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if is_sequence(inputs):

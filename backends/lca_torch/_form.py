@@ -15,6 +15,7 @@ Precision: TypeAlias = Literal["float32"]
 Vectors: TypeAlias = Literal["device", "host"]
 """Where the vectors (K,) are: on the device of the model, or in the memory of the host."""
 
+FULL = torch.float32, torch.float64
 HALF = torch.float16, torch.bfloat16
 
 
@@ -120,8 +121,9 @@ class Cast(NamedTuple):
 
     def __call__(self, tensor: Tensor, device: torch.device) -> Tensor:
         """The tensor on a device; itself if it is as it should be."""
-        follows = tensor.dtype in (torch.float32, torch.float64) or (self.half and tensor.dtype in HALF)
-        wanted = self.dtype if follows else tensor.dtype
+        wanted = tensor.dtype
+        if wanted is not self.dtype and (wanted in FULL or (self.half and wanted in HALF)):
+            wanted = self.dtype
         if tensor.dtype is wanted and tensor.device == device:  # for every tensor of every batch
             return tensor
         return tensor.to(device, wanted)

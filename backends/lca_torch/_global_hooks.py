@@ -1,6 +1,6 @@
 """Hooks and modes that see all that torch computes: measuring runs private copies, or none, of the user's."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,8 +21,8 @@ _BACKWARD = ("_global_backward_hooks", "_global_backward_pre_hooks")
 class GlobalHooks:
     """Private copies of the hooks of `torch.nn.modules.module.register_module_forward_hook` and its kind.
 
-    As a context: inside, modules call the private hooks instead of the user's. Backward hooks do not run
-    while measuring, because gradients must be true.
+    As a context: inside, modules call the private hooks instead of the user's, and those on tensors that
+    autograd saves see nothing. Backward hooks do not run while measuring, because gradients must be true.
     """
 
     def __init__(self, copier: Copier) -> None:
@@ -32,30 +32,37 @@ class GlobalHooks:
         self.private: list[dict[int, Any]] = list(copies.values())
         backward: list[dict[int, Any]] = [getattr(torch_module, name) for name in _BACKWARD]
         self._places = [*zip(own.values(), self.private, strict=True), *((hooks, {}) for hooks in backward)]
-        self._users: list[list[dict[int, Any]]] = []
+        self._all = [hooks for place in self._places for hooks in place]
+        self._none: list[dict[int, Any]] = [{} for _ in self._places]
+        self._users: list[tuple[list[dict[int, Any]], saved_tensors_hooks | None]] = []
 
     def __enter__(self) -> None:
-        self._users.append([dict(hooks) for hooks, _ in self._places])
-        for hooks, private in self._places:
-            if hooks or private:
-                _fill(hooks, private)
+        users, saving = self._none, _without_saving_hooks()
+        if saving is not None:
+            saving.__enter__()
+        if any(self._all):
+            users = [dict(hooks) for hooks, _ in self._places]
+            self._fill([private for _, private in self._places])
+        self._users.append((users, saving))
 
     def __exit__(self, *error: object) -> None:
-        for (hooks, _), users in zip(self._places, self._users.pop(), strict=True):
-            if hooks or users:
-                _fill(hooks, users)
+        users, saving = self._users.pop()
+        if users is not self._none or any(self._all):
+            self._fill(users)
+        if saving is not None:
+            saving.__exit__(*error)
+
+    def _fill(self, contents: Iterable[dict[int, Any]]) -> None:
+        for (hooks, _), content in zip(self._places, contents, strict=True):
+            hooks.clear()
+            hooks.update(content)
 
 
-def _fill(hooks: dict[int, Any], content: dict[int, Any]) -> None:
-    hooks.clear()
-    hooks.update(content)
-
-
-def without_saving_hooks() -> AbstractContextManager[object]:
-    """Inside, hooks of the user's on tensors that autograd saves do not see what is measured."""
+def _without_saving_hooks() -> saved_tensors_hooks | None:
+    """What takes the place of hooks of the user's on tensors that autograd saves, if there are any."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     if hooks is None or in_library(getattr(hooks[0], "__module__", None) or ""):
-        return nullcontext()
+        return None
     return saved_tensors_hooks(_same, _same)
 
 
@@ -65,6 +72,8 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 def require_no_modes() -> None:
     """Refuse to measure inside a mode of the user's, which would see and may change what is measured."""
+    if not (torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack()):
+        return
     functions = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     for mode in (*functions, *_get_current_dispatch_mode_stack()):
         kind = type(mode)

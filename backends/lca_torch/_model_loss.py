@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from itertools import count, islice
+from itertools import chain, count, islice
 from operator import attrgetter, is_
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -247,10 +247,10 @@ class TorchLoss(ModelLoss):
     ) -> list["GroupSum"]:
         """For each group of batches the sums over them; the gradient divided by ``divisor`` of the weight."""
         wanted = (self.trainable() if names is None else names) if gradient else ()
-        found: list[tuple[list[Tensor], list[float], Tensor | None]] = []
+        losses: list[Tensor] = []
+        found: list[tuple[list[float], Tensor | None]] = []
         with self._measuring(theta, state, wanted, gradient=gradient) as (run, leaves):
             for batches in groups:
-                losses: list[Tensor] = []
                 weights: list[float] = []
                 for batch, weight in _weighed(self, batches):
                     if not self._counts(batch, weight):
@@ -262,12 +262,11 @@ class TorchLoss(ModelLoss):
                     weights.append(weight)
                 total = divisor(math.fsum(weights))
                 grad = leaves.take_mean(total) if gradient else None
-                found.append((losses, weights, grad))
-        read = [loss for losses, _, _ in found for loss in losses]
-        numbers = iter(torch.stack(read).double().tolist() if read else ())
+                found.append((weights, grad))
+        numbers = iter(_numbers(losses))
         return [
             GroupSum(math.fsum([weight * next(numbers) for weight in weights]), math.fsum(weights), grad)
-            for _, weights, grad in found
+            for weights, grad in found
         ]
 
     def try_out(self, theta: Tensor, batch: PyTree) -> list[str]:
@@ -352,32 +351,32 @@ class TorchLoss(ModelLoss):
         replica = self._versions.of(state)
         function = function_of(replica)
         reading = self._reading
-        with self._modes(next(self._seeds), gradients=gradient or self.differentiates_inside):
+        with (
+            self._random.kept(next(self._seeds)),
+            self._modes(gradients=gradient or self.differentiates_inside),
+        ):
             leaves = self._leaves(theta, wanted, reading.written_parameters)
             if self.differentiates_inside:
                 flags = state.get(_FLAGS, self.own_flags())
                 leaves.require_grad(name for name, flag in zip(self._own, flags, strict=True) if flag)
             cast = self._cast(theta.dtype)
             others = None if self._as_model else cast
+            ready = self._ready(cast, copy=reading.writes_batch)
             with replica.holding(leaves.tensors, state, others) as held, reading.captured_at(state):
 
                 def run(batch: PyTree, instead: Mapping[str, Tensor] | None = None) -> Tensor:
-                    ready = self._ready(batch, cast, copy=reading.writes_batch)
+                    taken = tree_map(ready, batch)
                     held.begin(instead)
                     with _errors(batch):
-                        loss = function(replica.model, ready)
+                        loss = function(replica.model, taken)
                     leaves.require_unwritten()
                     return loss
 
                 yield run, leaves
 
-    @contextmanager
-    def _modes(self, seed: int, *, gradients: bool) -> Iterator[None]:
-        with (
-            self._random.kept(seed),
-            forward_mode(self.device, self._autocast, gradients=gradients),
-        ):
-            yield
+    def _modes(self, *, gradients: bool) -> AbstractContextManager[None]:
+        """The modes of torch in which the loss is evaluated."""
+        return forward_mode(self.device, self._autocast, gradients=gradients)
 
     def _counts(self, batch: PyTree, weight: float) -> bool:
         """Whether a batch of this weight is evaluated."""
@@ -404,23 +403,24 @@ class TorchLoss(ModelLoss):
         dtypes = {own.dtype for own in self.parameters()}
         return Cast(dtypes.pop() if len(dtypes) == 1 else dtype)
 
-    def _ready(self, batch: PyTree, cast: Cast, *, copy: bool) -> PyTree:
-        """The batch in the precision in which the loss is evaluated, in tensors of its own."""
+    def _ready(self, cast: Cast, *, copy: bool) -> Callable[[Tensor], Tensor]:
+        """Makes of a tensor of a batch one of its own, in the precision in which the loss is evaluated."""
+        device = self.device
 
         def ready(tensor: Tensor) -> Tensor:
-            found = cast(normal(tensor), self.device).detach()
+            found = cast(normal(tensor), device).detach()
             return found.clone() if copy else found
 
-        return tree_map(ready, batch)
+        return ready
 
     def _learn(self, replica: Replica, batch: PyTree) -> None:
         """Find out what the loss of a batch reads, and which of the user's hooks it needs."""
         theta, cast = self._theta(), self._cast(self.dtype)  # new memory, which the loss may write into
-        ready = partial(self._ready, batch, cast, copy=True)
-        with self._modes(0, gradients=True), interpreted(), _errors(batch):
+        ready = self._ready(cast, copy=True)
+        with self._random.kept(0), self._modes(gradients=True), interpreted(), _errors(batch):
             leaves = self._leaves(theta, self.trainable())
             with replica.holding(leaves.tensors, {}, cast) as held:
-                self._reading = read(held, ready(), self._own, self._prefix, self._reading)
+                self._reading = read(held, tree_map(ready, batch), self._own, self._prefix, self._reading)
         if replica.hooks:
             expected = self._two_losses(replica)
             replica.hooks.drop_unless(lambda: self._two_losses(replica) != expected)
@@ -456,14 +456,14 @@ class TorchLoss(ModelLoss):
         self, replica: Replica, factor: float, before: Callable[[], object] = lambda: None
     ) -> float | Exception:
         theta, cast = self._theta().mul_(factor), self._cast(self.dtype)
-        ready = self._ready(self._batch, cast, copy=True)
+        batch = tree_map(self._ready(cast, copy=True), self._batch)
         try:
-            with self._modes(0, gradients=True):
+            with self._random.kept(0), self._modes(gradients=True):
                 leaves = self._leaves(theta, self.trainable())
                 with replica.holding(leaves.tensors, {}, cast) as held, interpreted():
                     held.begin()
                     before()
-                    return float(replica.losses(ready).detach())
+                    return float(replica.losses(batch).detach())
         except Exception as error:  # whatever the user's code raises
             return error
 
@@ -476,11 +476,18 @@ def _weighed(loss: ModelLoss, batches: Iterable[PyTree]) -> Iterator[tuple[PyTre
     """
     cuts = batches if isinstance(batches, Cuts) else None
     if cuts and loss.counts_examples and not isinstance(cuts.rows.tree, Weighted):
-        yield from zip(cuts, map(float, cuts.lengths), strict=True)
-        return
+        return zip(cuts, map(float, cuts.lengths), strict=True)
     ahead, rest = _AHEAD if cuts else 1, iter(batches)
-    while known := [(batch, weight_of(loss, batch)) for batch in islice(rest, ahead)]:
-        yield from known
+    pieces = iter(lambda: [(batch, weight_of(loss, batch)) for batch in islice(rest, ahead)], [])
+    return chain.from_iterable(pieces)
+
+
+def _numbers(losses: list[Tensor]) -> list[float]:
+    """The values of losses, in one transfer from a device."""
+    if len(losses) == 1:
+        return [losses[0].item()]  # in a third of the time that a vector takes
+    numbers: list[float] = torch.stack(losses).tolist() if losses else []
+    return numbers
 
 
 def _scores_of(replica: Replica) -> BatchLoss:

@@ -10,11 +10,13 @@ import struct
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
+from torch.backends import mha
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.utils import parametrize
 
@@ -83,8 +85,8 @@ class RandomStates:
 
     def kept(self, seed: int) -> AbstractContextManager[None]:
         """As `random_state_kept`."""
-        before = _Bits.now()
-        if self._draws or before is None or self._known is None or self._known[0] != before.numpy:
+        before = _bits()
+        if self._draws or before is None or self._known is None or self._known[0] != before[1]:
             return self._seeded(seed, before)
         watched = _Untouched(self, before, self._known[1])
         # The bits of a GPU are not looked at.
@@ -94,10 +96,10 @@ class RandomStates:
     def _seeded(self, seed: int, before: "_Bits | None") -> Iterator[None]:
         state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is what counts
         with random_state_kept(self._device, seed):
-            begun = _Bits.now()
+            begun = _bits()
             yield
-            self._draws |= begun is None or begun != _Bits.now()
-        self._known = None if before is None or state["has_gauss"] else (before.numpy, state)
+            self._draws |= begun is None or begun != _bits()
+        self._known = None if before is None or state["has_gauss"] else (before[1], state)
 
     @contextmanager
     def _seeded_device(self, seed: int, watched: "_Untouched") -> Iterator[None]:
@@ -124,32 +126,25 @@ class _Untouched:
         pass
 
     def __exit__(self, *error: object) -> None:
-        if _Bits.now() != self._before:
+        if _bits() != self._before:
             self._states.draws()
-            self._before.restore()
+            of_torch, _, of_python = self._before
+            torch.default_generator.set_state(torch.frombuffer(bytearray(of_torch), dtype=torch.uint8))
+            random.setstate(_python_state(of_python))
             np.random.set_state(self._numpy)  # noqa: NPY002
 
 
-class _Bits(NamedTuple):
-    """The bits of the generators of torch (of the CPU), NumPy and Python."""
+_Bits: TypeAlias = tuple[bytes, bytes, bytes]
+"""The bits of the generators of torch (of the CPU), NumPy and Python."""
 
-    torch: bytes
-    numpy: bytes
-    python: bytes
 
-    @classmethod
-    def now(cls) -> "_Bits | None":
-        """As they are; ``None`` if one is not the usual one, or Python's holds a second normal number."""
-        numpy = _bits_of_numpy()
-        if numpy is None or _ADDRESS is None or _PYTHON.gauss_next is not None:
-            return None
-        of_torch = torch.default_generator.get_state().numpy().tobytes()
-        return cls(of_torch, numpy, ctypes.string_at(_ADDRESS, _MT19937))
-
-    def restore(self) -> None:
-        """Put back the states of torch and of Python."""
-        torch.default_generator.set_state(torch.frombuffer(bytearray(self.torch), dtype=torch.uint8))
-        random.setstate(_python_state(self.python))
+def _bits() -> _Bits | None:
+    """As they are; ``None`` if one is not the usual one, or Python's holds a second normal number."""
+    numpy = _memory_of_numpy(np.random.get_bit_generator())  # type: ignore[attr-defined]
+    if numpy is None or _MEMORY_OF_PYTHON is None or _PYTHON.gauss_next is not None:
+        return None
+    state = torch.default_generator.get_state()
+    return ctypes.string_at(state.data_ptr(), len(state)), numpy.raw, _MEMORY_OF_PYTHON.raw
 
 
 @contextmanager
@@ -179,16 +174,15 @@ def _torch_state_kept(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def _bits_of_numpy() -> bytes | None:
+_MT19937 = ctypes.c_char * (4 * 624 + 4)
+"""The memory of a generator of this kind: its key, and a position in it."""
+
+
+@lru_cache(maxsize=1)
+def _memory_of_numpy(generator: Any) -> Any:
     """The memory of NumPy's global generator; ``None`` if it is not the usual one."""
-    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
-    if type(generator) is not np.random.MT19937:
-        return None
-    return ctypes.string_at(generator.ctypes.state_address, _MT19937)
-
-
-_MT19937 = 4 * 624 + 4
-"""Bytes of the state: its key, and a position in it."""
+    usual = type(generator) is np.random.MT19937
+    return _MT19937.from_address(generator.ctypes.state_address) if usual else None
 
 
 def _python_state(bits: bytes) -> tuple[Any, ...]:
@@ -197,17 +191,16 @@ def _python_state(bits: bytes) -> tuple[Any, ...]:
     return 3, (*key, position), None
 
 
-def _address_of_python() -> int | None:
-    """Where Python's global generator has its bits; ``None`` if it is not where CPython has them."""
+def _memory_of_python() -> Any:
+    """The memory of Python's global generator; ``None`` if it is not where CPython has it."""
     if sys.implementation.name != "cpython":
         return None
-    address = id(_PYTHON) + object.__basicsize__
-    found = _python_state(ctypes.string_at(address, _MT19937))
-    return address if found[:2] == random.getstate()[:2] else None
+    memory = _MT19937.from_address(id(_PYTHON) + object.__basicsize__)
+    return memory if _python_state(memory.raw)[:2] == random.getstate()[:2] else None
 
 
 _PYTHON: Any = random._inst
-_ADDRESS = _address_of_python()
+_MEMORY_OF_PYTHON = _memory_of_python()
 
 
 def forward_mode(
@@ -250,8 +243,8 @@ class _ExactAttention:
     __slots__ = ("_fast_path",)
 
     def __enter__(self) -> None:
-        self._fast_path = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
+        self._fast_path = mha.get_fastpath_enabled()
+        mha.set_fastpath_enabled(False)
 
     def __exit__(self, *error: object) -> None:
-        torch.backends.mha.set_fastpath_enabled(self._fast_path)
+        mha.set_fastpath_enabled(self._fast_path)

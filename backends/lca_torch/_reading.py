@@ -47,12 +47,15 @@ class Reading:
     def captured_at(self, state: State) -> AbstractContextManager[object]:
         """Inside, operations take captured tensors as they are in ``state``."""
         if not self.captured:
-            return nullcontext()
+            return _NOTHING
         now = {name: found.now() for name, found in self.captured.items()}
         pairs = [(tensor, state[name]) for name, tensor in now.items() if name in state]
         if self.writes_captured:
             pairs = [(tensor, other.clone()) for tensor, other in pairs]
-        return InPlaceOf(pairs) if pairs else nullcontext()
+        return InPlaceOf(pairs) if pairs else _NOTHING
+
+
+_NOTHING = nullcontext()
 
 
 class Captured:

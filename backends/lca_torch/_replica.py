@@ -1,8 +1,7 @@
 """`Replica`: a private copy of a model and its loss, evaluated at any θ and in any state."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from lca_torch._copies import Pair
 from lca_torch._copying import Copier
 from lca_torch._examples import BatchLoss, LossFn, default_loss, with_samples
 from lca_torch._form import Cast
-from lca_torch._global_hooks import GlobalHooks, require_no_modes, without_saving_hooks
+from lca_torch._global_hooks import GlobalHooks, require_no_modes
 from lca_torch._memory import Memory
 from lca_torch._shared_variables import SharedVariables, installed
 from lca_torch._slots import Slots, is_small
@@ -75,10 +74,7 @@ class Replica:
         self.tried: Callable[[Exception | None], None] = lambda error: None
         """Is told of the error, if any, of a forward pass that is made once more in another way after one."""
 
-    @contextmanager
-    def holding(
-        self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor], cast: Cast | None
-    ) -> Iterator["Held"]:
+    def holding(self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor], cast: Cast | None) -> "Held":
         """Hold θ and these tensors inside; all others as ``cast`` makes them, or as they are."""
         require_no_modes()
         tensors = self._tensors(leaves, state, cast)
@@ -86,13 +82,8 @@ class Replica:
         for name, leaf in leaves.items():
             if name in self._attributes:
                 leaf.__class__ = nn.Parameter  # losses may ask for it
-        held = Held(self, tensors, self._shared)
-        try:
-            with without_saving_hooks(), self._global_hooks, installed(self._shared):
-                yield held
-        finally:
-            self.restore()
-            self.slots.release()
+        around = self._global_hooks
+        return Held(self, tensors, self._shared, _with(around, self._shared) if self._shared else around)
 
     def label(self, tensors: Mapping[str, Tensor]) -> None:
         """Give tensors the attributes of the parameters in whose places they are."""
@@ -127,26 +118,44 @@ class Replica:
         return self.batch_loss(self.model, batch)
 
 
-@dataclass(frozen=True)
 class Held:
-    """The tensors that a replica holds for the time of an evaluation."""
+    """The tensors that a replica holds for the time of an evaluation, and the context of one.
 
-    replica: Replica
-    tensors: dict[str, Tensor]
-    shared: Sequence[SharedVariables]
+    A class, because a context made by a generator takes three times as long.
+    """
+
+    __slots__ = "_around", "_shared", "replica", "tensors"
+
+    def __init__(
+        self,
+        replica: Replica,
+        tensors: dict[str, Tensor],
+        shared: Sequence[SharedVariables],
+        around: AbstractContextManager[object],
+    ) -> None:
+        self.replica, self.tensors, self._shared, self._around = replica, tensors, shared, around
+
+    def __enter__(self) -> "Held":
+        self._around.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            self._around.__exit__(*error)
+        finally:
+            self.replica.restore()
+            self.replica.slots.release()
 
     def begin(self, instead: Mapping[str, Tensor] | None = None) -> None:
         """Begin a batch: every batch finds the same tensors, but those given, and Python variables."""
-        self.replica.restore()
-        copies = {name: self.tensors[name].clone() for name in self.replica.written}
-        if instead:
-            copies |= instead
-        tensors = self.tensors
-        if copies:
-            tensors = self.tensors | copies
-            self.replica.label(copies)
-        self.replica.slots.write(tensors)
-        for shared in self.shared:
+        replica, tensors = self.replica, self.tensors
+        replica.restore()
+        if replica.written or instead:
+            copies = {name: tensors[name].clone() for name in replica.written} | dict(instead or {})
+            tensors = tensors | copies
+            replica.label(copies)
+        replica.slots.write(tensors)
+        for shared in self._shared:
             shared.install()
 
 
@@ -200,6 +209,12 @@ def _hooks(model: nn.Module, others: Iterable[dict[int, Any]]) -> Hooks:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             places += [(hooks, key) for key, hook in hooks.items() if not isinstance(hook, PARAMETRISATIONS)]
     return Hooks(places)
+
+
+@contextmanager
+def _with(hooks: GlobalHooks, shared: Iterable[SharedVariables]) -> Iterator[None]:
+    with hooks, installed(shared):
+        yield
 
 
 def _set_modes(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> None:

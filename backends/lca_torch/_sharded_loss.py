@@ -119,7 +119,7 @@ class ShardedLoss(SharedLoss):
         return weight != 0 or isinstance(batch, _Idle)
 
     @contextmanager
-    def _modes(self, seed: int, *, gradients: bool) -> Iterator[None]:
+    def _modes(self, *, gradients: bool) -> Iterator[None]:
         """Begin an evaluation on all ranks together, so that no transfer waits for a missing rank.
 
         If a transfer is interrupted, the error of the rank that is the cause is raised.
@@ -129,7 +129,7 @@ class ShardedLoss(SharedLoss):
         self.ranks.gather("an evaluation of a sharded model", None)
         try:
             with (
-                super()._modes(seed, gradients=gradients),
+                super()._modes(gradients=gradients),
                 self._gathering.saving(),
                 self._layers.in_place(),
             ):

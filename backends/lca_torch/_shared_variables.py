@@ -5,8 +5,8 @@ module of settings or one of the function around it from where the user has them
 the names in the code, and private copies take their places while a private copy of the model is evaluated.
 """
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -228,13 +228,9 @@ def _is_bound(member: Any) -> bool:
     return hasattr(kind, "__get__") and not is_users(kind) and users_keeper_in(member) is None
 
 
-def installed(variables: list[SharedVariables]) -> AbstractContextManager[object]:
-    """Inside, private values may take the places of all these."""
-    return _all_installed(variables) if variables else nullcontext()
-
-
 @contextmanager
-def _all_installed(variables: list[SharedVariables]) -> Iterator[None]:
+def installed(variables: Iterable[SharedVariables]) -> Iterator[None]:
+    """Inside, private values may take the places of all these."""
     with ExitStack() as stack:
         for shared in variables:
             stack.enter_context(shared.installed())

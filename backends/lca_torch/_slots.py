@@ -66,7 +66,8 @@ class Slots:
                     self.others.setdefault(name, (slot, index))
                     self._initial[name] = tensor.detach()
             self._slots.append((slot, held))
-        self._single = [(slot, held[0]) for slot, held in self._slots if slot.single]
+        single = [(slot, held[0]) for slot, held in self._slots if slot.single]
+        self._single = [(slot.original, slot.copy, slot.key, name) for slot, name in single]
         self._several = [(slot, held) for slot, held in self._slots if not slot.single]
         self.places = {(id(slot.copy), slot.key) for slot, _ in self._slots}
 
@@ -87,17 +88,17 @@ class Slots:
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Assign each tensor to all places that hold the user's tensor of the same name."""
-        for slot, name in self._single:  # nearly all
-            slot.copy[slot.key] = tensors[name]
+        for _, copy, key, name in self._single:  # nearly all
+            copy[key] = tensors[name]
         for slot, held in self._several:
             slot.write([tensors[name] for name in held])
 
     def release(self) -> None:
         """Hold the user's tensors again instead of those of the last evaluation."""
-        for slot, _ in self._single:
-            own = slot.original.get(slot.key)
+        for original, copy, key, _ in self._single:
+            own = original.get(key)
             if isinstance(own, Tensor):
-                slot.copy[slot.key] = own
+                copy[key] = own
         for slot, names in self._several:
             held = slot.read()
             if len(held) == len(names):

@@ -59,7 +59,10 @@ class Versions:
         LCAError
             If it is gone.
         """
-        number = int(state[CONFIGURATION][0]) if CONFIGURATION in state else _Clock.now
+        entry = state.get(CONFIGURATION, _Clock.entry)
+        if entry is _Clock.entry:  # as at nearly every evaluation
+            return self.current
+        number = int(entry[0])
         for since, replica in reversed(self._kept):
             if since <= number:
                 return replica

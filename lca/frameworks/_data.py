@@ -92,8 +92,10 @@ class Cuts(Iterable[PyTree]):
     def lengths(self) -> list[int]:
         """The number of rows of each batch."""
         length = len(self.rows)
+        if self.size >= length:
+            return [length]
         whole, rest = divmod(length, self.size)
-        return [length] if self.size >= length else [self.size] * whole + [rest] * (rest > 0)
+        return [self.size] * whole + [rest] * (rest > 0)
 
     def __iter__(self) -> Iterator[PyTree]:
         length = len(self.rows)

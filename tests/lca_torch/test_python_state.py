@@ -13,8 +13,10 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
+from torch.nn.modules import module
 from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lca.errors import LCAError, LCAWarning, NonDeterministicError
 from lca.testing import tolerances
@@ -189,14 +191,23 @@ class Watching(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+class Dispatching(TorchDispatchMode):
+    def __torch_dispatch__(self, function, kinds, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
 def test_modes_of_the_user_are_refused_and_saving_hooks_do_not_run():
     packed = []
     model = nn.Linear(4, 3).double()
     objective = Objective(model, cross_entropy, (X, Y))
     with saved_tensors_hooks(lambda tensor: packed.append(1) or tensor, lambda tensor: tensor):
         objective.loss_and_grad(objective.theta())
-    assert packed == []
+        assert packed == []
+        cross_entropy(model(X), Y)
+        assert packed != []  # they are back
     with Watching(), pytest.raises(LCAError, match="Watching, a TorchFunctionMode"):
+        objective.loss_and_grad(objective.theta())
+    with Dispatching(), pytest.raises(LCAError, match="Dispatching, a TorchFunctionMode or TorchDispatch"):
         objective.loss_and_grad(objective.theta())
 
 
@@ -305,9 +316,23 @@ def test_global_hooks_of_the_user_do_not_run_but_count():
         objective = Objective(model, cross_entropy, (X, Y))
         assert seen == []
         expected = float(cross_entropy(model(X), Y).detach())
+        assert seen == [model]
         assert is_close(objective.loss(objective.theta()), expected)
+        assert seen == [model]
+        model(X)
+        assert seen == [model, model]
     finally:
         handle.remove()
+
+
+def test_a_global_hook_that_the_loss_registers_is_gone_after_measuring():
+    def loss(out, y):
+        register_module_forward_hook(lambda *given: None)
+        return cross_entropy(out, y)
+
+    objective = Objective(nn.Linear(4, 3).double(), loss, (X, Y))
+    objective.loss(objective.theta())
+    assert not module._global_forward_hooks
 
 
 def test_a_change_that_cannot_be_seen_stops_measuring_at_the_next_audit(monkeypatch):

@@ -14,6 +14,9 @@ def no_second_normal_number():
     """Left by another test, it would have every generator copied."""
     np.random.seed(0)  # noqa: NPY002
     random.seed(0)
+    own = np.random.get_bit_generator()
+    yield
+    np.random.set_bit_generator(own)
 
 
 def states():
@@ -82,6 +85,18 @@ def test_a_loss_that_draws_gets_other_numbers_for_another_seed_and_the_same_for_
         with kept.kept(seed=seed):
             seen.append(np.random.normal())  # noqa: NPY002
     assert seen[0] == seen[1] != seen[2]
+
+
+def test_a_generator_that_takes_the_place_of_numpys_is_looked_at():
+    kept = RandomStates(torch.device("cpu"))
+    for evaluation in range(6):
+        if evaluation % 2:
+            np.random.set_bit_generator(np.random.MT19937(evaluation))
+        before = states()
+        with kept.kept(seed=evaluation):
+            if evaluation > 3:
+                np.random.rand(3)  # noqa: NPY002
+        assert states() == before, evaluation
 
 
 def test_an_error_inside_leaves_the_states_as_they_were():
