@@ -21,6 +21,7 @@ DEALT, STRATIFIED = "cross-fit, epoch", "stratified, 1 batch, one sample"
 THREE = "stratified, 3 batches, one sample"
 FIFTHS, EARLY = "cross-fit, 5 parts, epoch", f"{STRATIFIED}, doubling"
 """The more accurate forms of both: five micro-batches; errors measured after 8, 16, 32, ... steps."""
+REFINED_SAMPLE, REFINED_THREE = f"{STRATIFIED}, refined", f"{THREE}, refined"
 FEW = (
     "same batch",
     "next batch, trapezoid",
@@ -40,8 +41,8 @@ REFINE = 0.03
 REFINED = (
     "next batch, Simpson",
     "stratified, 1 batch, refined",
-    f"{STRATIFIED}, refined",
-    f"{THREE}, refined",
+    REFINED_SAMPLE,
+    REFINED_THREE,
 )
 """Rows for the first steps of a run, where the trapezoid may be too coarse."""
 LEAST = (
@@ -53,7 +54,7 @@ LEAST = (
     "stratified, 1 batch",
     STRATIFIED,
     EARLY,
-    f"{STRATIFIED}, refined",
+    REFINED_SAMPLE,
     THREE,
 )
 """The rows of a case whose gradients take long."""
@@ -106,8 +107,8 @@ def estimators(case: Case, *, independent: bool) -> dict[str, StochasticEstimato
             probe(0.5, "stratified"), relative_error=0.02, groups=case.objective().layout.groups("layer")
         ),
         "stratified, 1 batch, refined": probe(1, "stratified", 2, refine=REFINE),
-        f"{STRATIFIED}, refined": probe(1, "stratified", 1, refine=REFINE),
-        f"{THREE}, refined": probe(3, "stratified", 1, refine=REFINE),
+        REFINED_SAMPLE: probe(1, "stratified", 1, refine=REFINE),
+        REFINED_THREE: probe(3, "stratified", 1, refine=REFINE),
     }
     skipped_steps = () if case.refined else REFINED[1:]
     return {

@@ -136,12 +136,14 @@ def plot(path: Path, blocks: Mapping[str, Any]) -> None:
         for name, row in rows.items():
             missing = [1 - row[key] for key in ("correlation", "correlation_late")]
             x, height = places[name]
+            left = x > _LAST  # a name to its right would leave the figure
             [line] = axis.plot([x] * 2, missing, "o-", markersize=4, linewidth=0.8)
             axis.annotate(
                 name,
                 (x, missing[0]),
-                (x + 0.07, 10**height),
+                (x - 0.07 if left else x + 0.07, 10**height),
                 fontsize=7,
+                ha="right" if left else "left",
                 va="center",
                 color=line.get_color(),
                 arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.4, "shrinkB": 2},
@@ -168,3 +170,5 @@ def _apart(points: Mapping[str, tuple[float, float]], least: float = 0.07) -> di
 
 _NAME_WIDTH = 1.4
 """About how wide a name is, in passes."""
+_LAST = 4.2
+"""Passes beyond which a name stands to the left of its line."""

@@ -14,7 +14,7 @@ from lca.reference import load_split, minibatches
 from lca_torch import Objective, Tracker
 from validation.bench_torch.resnet20 import resnet20
 from validation.cost_frontier.case import Case, Options, Seconds, SuppliedFields, layer_totals
-from validation.cost_frontier.rows import FEW, LEAST, SEEN
+from validation.cost_frontier.rows import FEW, LEAST, REFINED_SAMPLE, REFINED_THREE, SEEN
 from validation.evidence import data_folder, mnist_path
 from validation.gpu.cifar import decoded
 
@@ -163,7 +163,7 @@ def resnet(rate: float = 0.005) -> Case:
         batch_size=25,
         measured=250,
         rates={"momentum": rate},
-        rows=SEEN,
+        rows=(*SEEN, REFINED_SAMPLE, REFINED_THREE),
         optimizers=("momentum",),
         steps=100,
     )
