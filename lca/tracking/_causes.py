@@ -106,8 +106,8 @@ def _large_steps(rule: QuadratureRule, cure: str) -> str:
 def _epochs(estimator: CrossFit | LaggedCrossFit) -> str:
     if estimator.epoch is not None:
         return (
-            f"an epoch does not have epoch={estimator.epoch} updates, or the bias of shuffled epochs is "
-            "larger than this can remove: use SampledPathIntegral"
+            f"an epoch has another number of updates than epoch={estimator.epoch}, or shuffled epochs have "
+            "more bias than this removes: use SampledPathIntegral"
         )
     if getattr(estimator, "independent", False):
         return "batches are not drawn independently: omit independent=True, and pass epoch="

@@ -22,7 +22,7 @@ from lca.tracking._causes import likely_causes
 PROBE = SampledPathIntegral(size=8)
 ADVICE = {
     "cross-fit": (CrossFit(), ["pass epoch=, the updates"], ["epoch=20"]),
-    "with an epoch": (CrossFit(epoch=20), ["an epoch does not have epoch=20 updates"], ["pass epoch="]),
+    "with an epoch": (CrossFit(epoch=20), ["another number of updates than epoch=20"], ["pass epoch="]),
     "independent": (CrossFit(independent=True), ["omit independent=True"], ["shuffled"]),
     "one end": (CrossFit(rule=lca.LEFT), ["use lca.TRAPEZOID"], ["too large"]),
     "lagged": (LaggedCrossFit(), ["as with SGD: use CrossFit", "pass epoch="], ["refine="]),
