@@ -103,7 +103,8 @@ class Tracker(ModelTracker[Loop]):
         "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or over several "
         f"batches of tracker.batches(loader), {_NOT_AHEAD}, and call backward for each, not for their sum "
         "nor for a penalty alone: weight * (loss + penalty) belongs to each. A loop that collects batches "
-        "first calls tracker.begin_batch(batch, weight=...) before the backward pass of each",
+        "first takes them from the loader itself and calls tracker.begin_batch(batch, weight=...) before the "
+        "backward pass of each",
         "halves": f"loop over tracker.batches(loader), {_NOT_AHEAD}, one batch with at least two examples to "
         "an update; call tracker.begin_batch(batch) before each further update from the same batch; with "
         "gradient accumulation use CrossFit(micro_batches=M) without own_pass",

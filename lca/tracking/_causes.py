@@ -10,11 +10,12 @@ from lca.estimators import (
     SameBatch,
     SampledPathIntegral,
 )
-from lca.quadrature import QuadratureRule
+from lca.quadrature import TRAPEZOID, QuadratureRule
 
 NEAR = 0.1
 """How far a ratio may be from a whole number, as a part of it, and still be taken for it."""
 ADAPTIVE = "lca.Adaptive, with span= or every= for less cost"
+SAMPLED = "use SampledPathIntegral(refine=0.03) or lca.Adaptive"
 OTHER_LOSS = (
     "another loss is trained than measured (dropout, penalties, batch statistics): use SampledPathIntegral"
 )
@@ -87,11 +88,10 @@ def _of_batches(estimator: Estimator | None) -> list[str]:
             epochs = "batches come from shuffled epochs: use CrossFit(epoch=...), the updates in an epoch"
             return [epochs, _large_steps(estimator.rule, "use NextBatch(lca.SIMPSON)")]
         case CrossFit():
-            sampled = _large_steps(estimator.rule, "use SampledPathIntegral(refine=0.03) or lca.Adaptive")
-            return [_epochs(estimator), sampled]
+            return [_epochs(estimator), _large_steps(estimator.rule, SAMPLED)]
         case LaggedCrossFit():
             uneven = "gradients change too unevenly to be extrapolated, as with SGD: use CrossFit"
-            return [uneven, _epochs(estimator)]
+            return [uneven, _epochs(estimator), _large_steps(TRAPEZOID, SAMPLED)]
     return ["the sample is small", "steps are too large for the rule of the estimator"]
 
 

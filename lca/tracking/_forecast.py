@@ -119,7 +119,7 @@ class Forecast:
             ", ".join(filter(None, (self._time(row) + each, self._factor(row)))) + f" ({row.name})"
             for row in known
         )
-        return "measuring adds at least " + "; ".join(parts)
+        return "measuring adds at least " + "; ".join(parts) + "; not in it: the Python of the tracker"
 
     def __str__(self) -> str:
         """The table."""

@@ -25,7 +25,7 @@ ADVICE = {
     "with an epoch": (CrossFit(epoch=20), ["another number of updates than epoch=20"], ["pass epoch="]),
     "independent": (CrossFit(independent=True), ["omit independent=True"], ["shuffled"]),
     "one end": (CrossFit(rule=lca.LEFT), ["use lca.TRAPEZOID"], ["too large"]),
-    "lagged": (LaggedCrossFit(), ["as with SGD: use CrossFit", "pass epoch="], ["refine="]),
+    "lagged": (LaggedCrossFit(), ["as with SGD: use CrossFit", "pass epoch=", "too large"], ["epoch=None"]),
     "same batch": (SameBatch(), ["use CrossFit or LaggedCrossFit"], ["epoch"]),
     "next batch": (NextBatch(), ["NextBatch(lca.SIMPSON)"], ["refine="]),
     "next batch, Simpson": (NextBatch(lca.SIMPSON), ["lca.Adaptive"], ["NextBatch(lca.SIMPSON)"]),
