@@ -174,7 +174,7 @@ class FitTracker(KerasTracker[Context]):
                 f"the estimator requires {', '.join(f'Step.{field}' for field in missing)}, which fit does "
                 "not supply; use a Tracker around a training loop of your own, or an estimator that requires "
                 "no step fields: lca.Adaptive, lca.PathIntegral, or lca.estimators.SampledPathIntegral, with "
-                f"refresh= for samplings other than 'uniform'{self._also}."
+                f"refresh=n, a number of steps, for samplings other than 'uniform'{self._also}."
             )
         return super()._make_context(parameters)  # type: ignore[safe-super]
 

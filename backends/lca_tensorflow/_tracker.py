@@ -24,6 +24,7 @@ _SEEN = (
     "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker sees it, and with a "
     "gradient of every tensor that the update before has moved"
 )
+_NOT_AHEAD = "none read ahead (to prefetch, wrap the dataset: tracker.batches(dataset.prefetch(1)))"
 
 
 class Tracker(KerasTracker[Loop]):
@@ -83,13 +84,13 @@ class Tracker(KerasTracker[Loop]):
     """
 
     _advice = {
-        "batch": "loop over tracker.batches(dataset), none read ahead (to prefetch, wrap the dataset: "
-        "tracker.batches(dataset.prefetch(1)))",
+        "batch": f"loop over tracker.batches(dataset), {_NOT_AHEAD}",
         "gradient": _SEEN,
         "micro_batches": "loop over tracker.micro_batches(batch, M), or over several batches of "
-        "tracker.batches(dataset), and add up their gradients with tracker.add",
+        f"tracker.batches(dataset), {_NOT_AHEAD}, and add up their gradients with tracker.add",
         "update_slope": _SEEN,
-        "halves": "loop over tracker.batches(dataset), one batch with at least two examples to an update",
+        "halves": f"loop over tracker.batches(dataset), {_NOT_AHEAD}, one batch with at least two examples "
+        "to an update; with gradient accumulation use CrossFit(micro_batches=M) without own_pass",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }

@@ -80,8 +80,8 @@ def require_training_alone(required: Sequence[str]) -> None:
         raise LCAError(
             f"the estimator requires {', '.join(required)} of training, and the gradients of a sharded model "
             "are spread over the ranks; make the objective from the sharded model itself, or use "
-            "lca.Adaptive, lca.PathIntegral or lca.estimators.SampledPathIntegral (with refresh= for "
-            "samplings other than 'uniform')."
+            "lca.Adaptive, lca.PathIntegral or lca.estimators.SampledPathIntegral (with refresh=n "
+            "for samplings other than 'uniform')."
         )
 
 

@@ -30,6 +30,8 @@ from lca_torch._shared_run import leave, require_same_tracker
 from lca_torch._slots import SMALL
 from lca_torch._updates import Updates, held, may_move, stepping
 
+_NOT_AHEAD = "none read ahead (to prefetch, wrap the loader: tracker.batches(prefetch(loader)))"
+
 
 class Tracker(ModelTracker[Loop]):
     """Allocates the loss change of every ``optimizer.step()`` inside a ``with`` block.
@@ -94,16 +96,18 @@ class Tracker(ModelTracker[Loop]):
     _types = nn.Module, torch.optim.Optimizer
     _type_names = "torch.nn.Module", "torch.optim.Optimizer"
     _advice = {
-        "batch": "loop over tracker.batches(loader), none read ahead (to prefetch, wrap the loader: "
-        "tracker.batches(prefetch(loader))), and call tracker.begin_batch(batch) before each further update "
-        "from the same batch",
-        "gradient": "make each update from as many batches of tracker.batches(loader) as the first one, none "
-        "read ahead (to prefetch, wrap the loader: tracker.batches(prefetch(loader)))",
+        "batch": f"loop over tracker.batches(loader), {_NOT_AHEAD}, and call tracker.begin_batch(batch) "
+        "before each further update from the same batch",
+        "gradient": "make each update from as many batches of tracker.batches(loader) as the first one, "
+        f"{_NOT_AHEAD}",
         "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or over several "
-        "batches of tracker.batches(loader), and call backward for each, not for their sum nor for a penalty "
-        "alone: weight * (loss + penalty) belongs to each",
-        "halves": "loop over tracker.batches(loader), one batch with at least two examples to an update; "
-        "call tracker.begin_batch(batch) before each further update from the same batch",
+        f"batches of tracker.batches(loader), {_NOT_AHEAD}, and call backward for each, not for their sum "
+        "nor for a penalty alone: weight * (loss + penalty) belongs to each. A loop that collects batches "
+        "first takes them from the loader itself and calls tracker.begin_batch(batch, weight=...) before the "
+        "backward pass of each",
+        "halves": f"loop over tracker.batches(loader), {_NOT_AHEAD}, one batch with at least two examples to "
+        "an update; call tracker.begin_batch(batch) before each further update from the same batch; with "
+        "gradient accumulation use CrossFit(micro_batches=M) without own_pass",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }

@@ -100,7 +100,7 @@ def run_demo(
         record.begin(run.objectives["train"].layout, estimator=estimator, settings=told)
     ends, cost, began = _Ends(), Cost(), perf_counter()
     sampled = isinstance(estimator, StochasticEstimator)
-    check = SelfCheck(run.objectives, settings.steps if sampled else None)
+    check = SelfCheck(run.objectives, settings.steps if sampled else None, estimator=estimator)
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges ends in an error of our own
         for found in progress(allocate_each(run.objectives, run.path, estimator)):
             rows = rows_of(found, run.objectives["train"].layout)

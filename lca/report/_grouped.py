@@ -29,8 +29,9 @@ def charts_of(run: Run, by: str) -> list[Chart]:
     found = [Chart(charts.totals_chart(shown, sums, bounds), _caption(run, by, len(at), bounds))]
     steps = np.append(run.steps, run.ends[-1])
     for loss, values in allocations.items():
+        cumulative = "Estimated cumulative" if run.is_sampled(loss) else "Cumulative"
         text = (
-            f"Cumulative LCA of each {_noun(by)} for the {loss} loss: a falling line is helping, a rising "
+            f"{cumulative} LCA of each {_noun(by)} for the {loss} loss: a falling line is helping, a rising "
             "line is hurting. Click a name in the legend to hide its line."
         )
         found.append(Chart(charts.cumulative_chart(steps, values[:, at], shown), text))
@@ -73,8 +74,9 @@ def _drawn(by: str, names: Sequence[str], sums: Array) -> Array:
 
 def _caption(run: Run, by: str, drawn: int, errors: object) -> str:
     """What the bars show, and what is not drawn."""
+    lca = "Estimated LCA" if run.is_sampled(run.losses[0]) else "LCA"
     text = (
-        f"LCA of each {_noun(by)}, summed over {run.scope}: blue is helping (negative), orange-red is "
+        f"{lca} of each {_noun(by)}, summed over {run.scope}: blue is helping (negative), orange-red is "
         "hurting (positive)."
     )
     names = group_names(run.record, by)
@@ -115,6 +117,7 @@ def _table(run: Run, by: str, loss: str) -> Table:
         *counts,
     ]
     which = "all layers" if by == "layer" else f"each {_noun(by)}"
-    caption = f"Table of {which}, for the {loss} loss, summed over {run.scope}"
+    estimates = "; estimates" if run.is_sampled(loss) else ""
+    caption = f"Table of {which}, for the {loss} loss, summed over {run.scope}{estimates}"
     rows = list(zip(*(cells for _, cells in columns), strict=True))
     return Table(caption, [head for head, _ in columns], rows, notes=run.tied_notes(by))

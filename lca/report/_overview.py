@@ -220,7 +220,7 @@ def _change(run: Run, check: Conservation) -> str:
     """From which loss to which, and in which steps."""
     if not _is_measured(check):
         total = format_digits(check.allocated, "+")
-        return f"Over {run.scope}, the allocations of {run.loss_text(check.loss)} sum to {total}."
+        return f"Over {run.scope}, the estimated allocations of {run.loss_text(check.loss)} sum to {total}."
     first, last = run.steps[0], run.steps[-1]
     if run.is_whole:
         when = f"In {run.length}"
@@ -342,6 +342,7 @@ def _bars(run: Run, check: Conservation) -> Bars:
     else:
         total = ("sum of the allocations", format_digits(check.allocated, "+"))
     scope = "" if run.is_whole else f" Layers: sums over {run.scope}."
-    caption = f"Where the change of the {check.loss} loss came from: one bar per layer.{scope}"
+    estimates = " Estimates." if run.is_sampled(check.loss) else ""
+    caption = f"Where the change of the {check.loss} loss came from: one bar per layer.{estimates}{scope}"
     share = "share of change" if _is_measured(check) else "share of sum"
     return Bars(caption, rows, round(-100 * low / width, 2), ("LCA", share), total)

@@ -30,11 +30,12 @@ def balance(run: Run) -> Section:
     """The table of the conservation check."""
     checks = [check_conservation(run, loss) for loss in run.losses]
     caption = "Loss change and allocations, in units of the loss"
-    rows = _conservation_rows(checks)
+    estimated = not any(check.has_losses for check in checks)
+    rows = _self_check_rows(checks) if estimated else _conservation_rows(checks)
     return Section(
         "balance",
         "Do the allocations add up?",
-        paragraphs=[_BALANCE],
+        paragraphs=[_SELF_CHECK, *_not_in_the_sums(run)] if estimated else [_BALANCE],
         tables=[Table(caption, ("", *run.losses), rows, folded=False, notes=_NOTES)],
     )
 
@@ -86,10 +87,11 @@ def groups(run: Run) -> Section | None:
 
 def explorer(run: Run) -> Section:
     """Layers over time with a slider. Its data come from `lca.report`."""
+    estimates = "The values are estimates. " if run.is_sampled(run.losses[0]) else ""
     text = [
-        "Blue is helping, orange-red is hurting. Logarithmic colours: each tick of a scale is 10×, so "
-        "similar shades can differ much (below 1 % of the largest value, the scale is linear). Each map has "
-        "a scale of its own. Move the slider, or click a cell of the map, to select steps."
+        f"{estimates}Blue is helping, orange-red is hurting. Logarithmic colours: each tick of a scale is "
+        "10×, so similar shades can differ much (below 1 % of the largest value, the scale is linear). Each "
+        "map has a scale of its own. Move the slider, or click a cell of the map, to select steps."
     ]
     return Section("explorer", "Layers over time", paragraphs=text, explorer=True)
 
@@ -191,11 +193,16 @@ _BALANCE = (
     "of the parameters did, and the rest is listed by cause. The rows from the allocations to the residual "
     "add up to the change over the measured steps."
 )
+_SELF_CHECK = (
+    "The estimator measures no loss. Where the run measured the loss beside it, its change is compared with "
+    "the sum of the allocations over the same steps. Nothing is corrected, and of layers this says nothing."
+)
 _NOTES = {
     "state change (buffers)": "by what moved and is not a parameter, such as running statistics of BatchNorm",
     "residual": "what is left: the error of the numerical integration",
     "change between measured steps, not allocated": "before, between or after the steps that were measured",
     "largest residual of one step": "residuals of opposite sign cancel in the sum, and show here",
+    "95 % interval of that sum, ±": "from the spread of the samples, if the estimator has error bars",
     "steps that exceeded their tolerance": "the largest residual that the estimator allowed",
 }
 _COSTS = {
@@ -228,6 +235,39 @@ def _conservation_rows(checks: Sequence[Conservation]) -> list[tuple[str, ...]]:
         for c in checks
     )
     return [*rows, ("steps that exceeded their tolerance", *exceeded)]
+
+
+def _self_check_rows(checks: Sequence[Conservation]) -> list[tuple[str, ...]]:
+    """What the self-check of a sampled estimator found."""
+    return [
+        ("checked steps", *(f"{c.checked_steps} of {c.steps}" for c in checks)),
+        (
+            "change of the measured loss over the checked steps",
+            *(_checked(c, "checked_change") for c in checks),
+        ),
+        ("sum of the allocations over the same steps", *(_checked(c, "checked_allocated") for c in checks)),
+        ("95 % interval of that sum, ±", *(_interval(c) for c in checks)),
+        ("sum of all allocations", *(format_number(c.allocated, "+") for c in checks)),
+    ]
+
+
+def _checked(check: Conservation, name: str) -> str:
+    return format_number(getattr(check, name), "+") if check.checked_steps else "not checked"
+
+
+def _interval(check: Conservation) -> str:
+    return "no error bars" if np.isnan(check.checked_margin) else format_number(check.checked_margin)
+
+
+def _not_in_the_sums(run: Run) -> list[str]:
+    """The steps between the first and the last one that have no allocation."""
+    if run.is_replay or run.consecutive:
+        return []
+    within = int(run.steps[-1] - run.steps[0]) + 1
+    return [
+        f"{within - len(run.steps):,} of the {within:,} steps from the first to the last measured one have "
+        "no allocation: they were skipped, or not to be measured (every=). What they did is in no row."
+    ]
 
 
 def _from_to(run: Run) -> str:

@@ -450,9 +450,12 @@ def _check_half(derived: Vector, taken: Vector, subtracted: Vector) -> None:
     if not norms[0] <= rebatched(max(norms[1:]), ops.eps(taken)):
         raise LCAError(
             f"the gradient of half of the batch, derived from that of training, is off by {norms[0]:.2g} of "
-            f"{norms[2]:.2g}: the loss of training is not the measured one on its batch (dropout, batch "
-            "statistics, weights of examples, another loss or precision). Split the batch in the loop, for "
-            "tracker.micro_batches(batch, 2), and use CrossFit() or LaggedCrossFit()."
+            f"{norms[2]:.2g}: the loss of training is not the measured one on its batch. Does the loop read "
+            "the next batch before it updates from this one, or take the gradient on a part of it? Then loop "
+            "over the loader itself and call tracker.begin_batch(trained_batch) before each gradient. Has "
+            "training dropout, batch statistics, weights of examples, another loss or precision? Then "
+            "CrossFit() with tracker.micro_batches(batch, 2), or LaggedCrossFit(), allocates the loss of "
+            "training, and SampledPathIntegral the measured one."
         )
 
 

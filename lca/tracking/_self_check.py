@@ -10,12 +10,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from lca._verdict import SMALL_MISS
+from lca.allocation import Estimator
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.objective import Objective, Sampled, State, at_state, evaluate
 from lca.row import CheckedWindow, Row
 from lca.step import Step
 from lca.tolerances import conservation
+from lca.tracking._causes import likely_causes
 from lca.tracking._options import CheckEvery
 from lca.views._rows import Rows
 
@@ -61,6 +63,8 @@ class SelfCheck:
         The measured losses by name.
     every, examples
         ``check_every`` and ``check_examples`` of a tracker.
+    estimator
+        The one that is checked; a warning gives the advice that its settings have not taken.
 
     Raises
     ------
@@ -69,9 +73,13 @@ class SelfCheck:
     """
 
     def __init__(
-        self, objectives: Mapping[str, Objective], every: CheckEvery, examples: int | None = None
+        self,
+        objectives: Mapping[str, Objective],
+        every: CheckEvery,
+        examples: int | None = None,
+        estimator: Estimator | None = None,
     ) -> None:
-        self._every = every
+        self._every, self._estimator = every, estimator
         self._data = [_Data(name, own, examples) for name, own in objectives.items()]
         self._data_of: dict[str, _Data] = {}
         self._accounts: dict[str, _Account] = {}
@@ -105,7 +113,7 @@ class SelfCheck:
         if self._start is not None:
             self._held += 1
             for name in rows.keys() & self._start.keys():
-                self._accounts.setdefault(name, _Account(name)).add(rows[name])
+                self._accounts.setdefault(name, _Account(name, self._estimator)).add(rows[name])
             if _moves_state(step):
                 self._close(step.end, _state_of(step))
                 self._count_single()
@@ -312,8 +320,8 @@ class _Data:
 class _Account:
     """The checks of one measured loss; earlier ones are in a temporary file, as there may be one a step."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, estimator: Estimator | None = None) -> None:
+        self._name, self._estimator = name, estimator
         self.rows = Rows(WINDOW)
         self.steps = 0  # in all windows
         self.unwritten: list[CheckedWindow] = []
@@ -373,18 +381,13 @@ class _Account:
         return miss > max(hypot(margin, of_data), SMALL_MISS * self._largest)
 
     def _message(self, change: float, last: int) -> str:
-        known = f"the 95 % interval of the sum is ± {self.margin:.3g}"
-        noise = ""
-        if isnan(self.margin):
-            known = "the estimator gives no error bars"
-            noise = "is the sample small (use a larger one, or micro_batches=2 for error bars), "
+        margin = self.margin
+        known = "no error bars" if isnan(margin) else f"95 % interval of the sum ± {margin:.3g}"
+        causes = "; ".join(likely_causes(self._estimator, self._run.total, change))
         return (
             f"the allocations of the loss {self._name!r} sum to {self._run.total:+.6g} over "
             f"{self.steps} steps up to step {last}, but the measured loss changed by "
-            f"{change:+.6g} ({known}). They are not corrected. Are steps too large for the estimator's rule "
-            f"(use SIMPSON or refine=), {noise}are epochs shuffled (then CrossFit needs epoch=), is another "
-            "loss trained than measured (dropout, penalties, batch statistics), or does the loop change "
-            "gradients in a way the estimator does not know?"
+            f"{change:+.6g} ({known}). They are not corrected. Possible causes: {causes}."
         )
 
 

@@ -126,7 +126,7 @@ class Session:
                 f"span={span} measures straight lines over several updates, but the estimator requires "
                 f"{', '.join(f'Step.{field}' for field in self.required_fields)}, which belong to single "
                 "updates; use lca.Adaptive, lca.PathIntegral or lca.estimators.SampledPathIntegral, with "
-                "refresh= for samplings other than 'uniform', or omit span."
+                "refresh=n, a number of steps, for samplings other than 'uniform', or omit span."
             )
         self.estimator, self.span = estimator, span
         self.reduced = getattr(estimator, "reduced", dict)
@@ -144,7 +144,7 @@ class Session:
         self.check_every = settings.check_every
         checked = None if self._measures_losses else settings.check_every
         examples = None if checked is None else settings.check_examples
-        self._check = SelfCheck(self.objectives, checked, examples)
+        self._check = SelfCheck(self.objectives, checked, examples, estimator)
         self.path: Mapping[str, PathSums] = {}
         self._differences: dict[str, PathDifference] = {}
         self._ends: dict[str, float] = {}
@@ -376,7 +376,8 @@ class Session:
             return False
         self.error = error
         warnings.warn(
-            f"measuring stopped at step {index}, training goes on: {type(error).__name__}: {error}",
+            f"measuring stopped at step {index}, training goes on: {type(error).__name__}: "
+            f"{str(error).rstrip('.')}. Pass on_error='raise' to stop the training, too.",
             LCAWarning,
             stacklevel=3,
         )

@@ -154,6 +154,26 @@ def test_a_loop_that_reads_batches_ahead_is_told_so_when_they_end():
         train()
 
 
+def test_a_loop_that_reads_ahead_and_accumulates_is_told_how_to_name_its_batches():
+    def train(named):
+        run = TorchFramework().run(CrossFit(2), on_error="raise")
+        with run.tracker as tracker:
+            pairs = map(run.data, BATCHES[:4])
+            loader = pairs if named else tracker.batches(pairs)
+            for pair in zip(loader, loader, strict=True):
+                run.optimizer.zero_grad()
+                for x, y in pair:
+                    if named:
+                        tracker.begin_batch(x, y, weight=1)
+                    (torch.nn.functional.cross_entropy(run.model(x), y) / 2).backward()
+                run.optimizer.step()
+        return tracker.steps, tracker.skipped_steps
+
+    with pytest.raises(LCAError, match="micro_batches.*none read ahead.*begin_batch\\(batch, weight="):
+        train(named=False)
+    assert train(named=True) == (2, 1)
+
+
 @pytest.mark.parametrize("batch", [(torch.zeros(4, 6), torch.zeros(3)), torch.zeros(()), "text"], ids=str)
 def test_a_batch_that_is_no_rows_cannot_be_split(batch):
     with pytest.raises(LCAError, match=r"tensors of one length.*\(pieces\) and use CrossFit\(\) without own"):

@@ -445,7 +445,7 @@ def test_estimates_are_called_estimates_on_the_first_screen(tmp_path):
     lost = {"residual": np.nan}
     run = Run(write(tmp_path / "r", run_values(3), extra=lambda *_: lost))
     text = first_screen(run)
-    assert "Over the run, the allocations of the loss 'train' sum to " in text
+    assert "Over the run, the estimated allocations of the loss 'train' sum to " in text
     unchecked = (
         "The allocations are estimates from samples, which were not checked against the measured loss."
     )
@@ -454,6 +454,38 @@ def test_estimates_are_called_estimates_on_the_first_screen(tmp_path):
     assert "of this sum" in text
     sampled = Run(write(tmp_path / "s", run_values(3), extra=lambda *_: {"sampled": True}))
     assert "The allocations are estimates from samples." in first_screen(sampled)
+
+
+def test_figures_and_tables_of_estimates_say_so(tmp_path):
+    for kind, changes in {"exact": {}, "sampled": {"residual": np.nan, "sampled": True}}.items():
+        run = Run(write(tmp_path / kind, run_values(3), extra=lambda *_, own=changes: own))
+        layers, explorer, [bars] = sections.layers(run), sections.explorer(run), [sections.summary(run).bars]
+        texts = [each.caption for each in (*layers.charts, *layers.tables, bars)] + explorer.paragraphs
+        assert len(texts) >= 5
+        told = ["estimate" in text.lower() for text in texts]
+        assert all(told) if kind == "sampled" else not any(told)
+
+
+def test_the_rows_of_a_sampled_run_are_those_of_its_self_check(tmp_path):
+    nothing = {"residual": np.nan, "sampled": True}
+    with Record(tmp_path / "run", LAYOUT) as record:
+        for step in (0, 1, 4):
+            [row] = rows_of({"train": allocation(run_values(1)[0], step, np.nan, **nothing)}, LAYOUT).values()
+            if step == 1:
+                row.check = CheckedWindow(0, 1, change=-1.25, total=-1.5, margin=np.nan)
+            record.write({"train": row})
+    run = Run(open_record(tmp_path / "run"))
+    section = sections.balance(run)
+    [table] = section.tables
+    assert [row[1] for row in table.rows[:4]] == ["2 of 3", "−1.25", "−1.5", "no error bars"]
+    assert section.paragraphs[1].startswith(
+        "2 of the 5 steps from the first to the last measured one have no"
+    )
+    assert "not measured" not in str(table.rows)
+    unchecked = Run(write(tmp_path / "r", run_values(3), extra=lambda *_: nothing))
+    [table] = sections.balance(unchecked).tables
+    assert [row[1] for row in table.rows[:3]] == ["0 of 3", "not checked", "not checked"]
+    assert len(sections.balance(unchecked).paragraphs) == 1
 
 
 def test_the_state_is_named_where_it_is_a_large_part(tmp_path):

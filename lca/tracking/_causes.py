@@ -1,0 +1,114 @@
+"""Why the allocations of an estimator may not sum to the loss change: advice that is not taken yet."""
+
+from lca.allocation import Estimator
+from lca.estimators import (
+    AdaptiveSampleSize,
+    ControlVariate,
+    CrossFit,
+    LaggedCrossFit,
+    NextBatch,
+    SameBatch,
+    SampledPathIntegral,
+)
+from lca.quadrature import TRAPEZOID, QuadratureRule
+
+NEAR = 0.1
+"""How far a ratio may be from a whole number, as a part of it, and still be taken for it."""
+ADAPTIVE = "lca.Adaptive, with span= or every= for less cost"
+SAMPLED = "use SampledPathIntegral(refine=0.03) or lca.Adaptive"
+OTHER_LOSS = (
+    "another loss is trained than measured (dropout, penalties, batch statistics): use SampledPathIntegral"
+)
+OTHER_GRADIENTS = "the loop changes gradients in a way that the estimator does not know"
+
+
+def likely_causes(estimator: Estimator | None, total: float, change: float) -> list[str]:
+    """The likely causes, the most telling one first, each with what to do about it.
+
+    Parameters
+    ----------
+    estimator
+        With its settings, which leave out the advice that they have taken.
+    total, change
+        The sum of the allocations, and the loss change that was measured.
+
+    Examples
+    --------
+    >>> from lca.estimators import CrossFit
+    >>> likely_causes(CrossFit(), -1.9, -1.0)[0]
+    'the sum is about 2 times the change: multiply the loss of each micro-batch by its weight, or divide the \
+loss of each accumulated batch by their number'
+    """
+    if isinstance(estimator, AdaptiveSampleSize | ControlVariate):
+        return likely_causes(estimator.probe, total, change)
+    if isinstance(estimator, SampledPathIntegral):
+        return _of_samples(estimator)
+    training = estimator is not None and estimator.target == "batch"
+    factor = _of_a_factor(total, change) if training else []
+    common = [OTHER_LOSS, OTHER_GRADIENTS] if training else []
+    return [*factor, *_of_batches(estimator), *common]
+
+
+def _of_a_factor(total: float, change: float) -> list[str]:
+    """A forgotten weight, or a division too many, if the sum is a whole multiple or part of the change."""
+    if not total * change > 0:
+        return []
+    ratio = total / change
+    whole = round(max(ratio, 1 / ratio))
+    if whole < 2 or abs(max(ratio, 1 / ratio) / whole - 1) > NEAR:
+        return []
+    if ratio > 1:
+        return [
+            f"the sum is about {whole} times the change: multiply the loss of each micro-batch by its "
+            "weight, or divide the loss of each accumulated batch by their number"
+        ]
+    return [
+        f"the sum is about 1/{whole} of the change: multiply the loss of each micro-batch by its weight, or "
+        "divide it by the number of batches, not both, and by no more batches than an update has"
+    ]
+
+
+def _of_samples(probe: SampledPathIntegral) -> list[str]:
+    """They are drawn from the measured loss, so the loop does not matter."""
+    if probe.micro_batches == 1:
+        noise = "the sample is small: use a larger size, and micro_batches=4 for error bars"
+    else:
+        noise = "a few examples have far larger gradients than the others, which makes intervals too narrow: "
+        noise += "use a larger size"
+    cure = f"use {ADAPTIVE}" if probe.refine is not None else "use refine=0.03 or the rule lca.SIMPSON"
+    return [_large_steps(probe.rule, cure), noise]
+
+
+def _of_batches(estimator: Estimator | None) -> list[str]:
+    """Of an estimator on the batches of training, or of one that is not known here."""
+    match estimator:
+        case SameBatch():
+            return ["SameBatch judges a step by the batch that caused it: use CrossFit or LaggedCrossFit"]
+        case NextBatch():
+            epochs = "batches come from shuffled epochs: use CrossFit(epoch=...), the updates in an epoch"
+            return [epochs, _large_steps(estimator.rule, "use NextBatch(lca.SIMPSON)")]
+        case CrossFit():
+            return [_epochs(estimator), _large_steps(estimator.rule, SAMPLED)]
+        case LaggedCrossFit():
+            uneven = "gradients change too unevenly to be extrapolated, as with SGD: use CrossFit"
+            return [uneven, _epochs(estimator), _large_steps(TRAPEZOID, SAMPLED)]
+    return ["the sample is small", "steps are too large for the rule of the estimator"]
+
+
+def _large_steps(rule: QuadratureRule, cure: str) -> str:
+    if rule.degree == 0:
+        return f"the rule {rule.name!r} sees one end of a step alone: use lca.TRAPEZOID"
+    if rule.degree > 1:
+        cure = f"use {ADAPTIVE}"
+    return f"steps are too large for the rule {rule.name!r}: {cure}"
+
+
+def _epochs(estimator: CrossFit | LaggedCrossFit) -> str:
+    if estimator.epoch is not None:
+        return (
+            f"an epoch has another number of updates than epoch={estimator.epoch}, or shuffled epochs have "
+            "more bias than this removes: use SampledPathIntegral"
+        )
+    if getattr(estimator, "independent", False):
+        return "batches are not drawn independently: omit independent=True, and pass epoch="
+    return "batches come from shuffled epochs: pass epoch=, the updates in an epoch"

@@ -1,0 +1,80 @@
+"""A warning of the self-check gives the advice that applies to the estimator, and that it has not taken."""
+
+import numpy as np
+import pytest
+
+import lca
+from lca.errors import LCAWarning
+from lca.estimators import (
+    AdaptiveSampleSize,
+    ControlVariate,
+    CrossFit,
+    LaggedCrossFit,
+    NextBatch,
+    SameBatch,
+    SampledPathIntegral,
+)
+from lca.reference import bowl
+from lca.step import MicroBatch
+from lca.tracking import FunctionalTracker
+from lca.tracking._causes import likely_causes
+
+PROBE = SampledPathIntegral(size=8)
+ADVICE = {
+    "cross-fit": (CrossFit(), ["pass epoch=, the updates"], ["epoch=20"]),
+    "with an epoch": (CrossFit(epoch=20), ["another number of updates than epoch=20"], ["pass epoch="]),
+    "independent": (CrossFit(independent=True), ["omit independent=True"], ["shuffled"]),
+    "one end": (CrossFit(rule=lca.LEFT), ["use lca.TRAPEZOID"], ["too large"]),
+    "lagged": (LaggedCrossFit(), ["as with SGD: use CrossFit", "pass epoch=", "too large"], ["epoch=None"]),
+    "same batch": (SameBatch(), ["use CrossFit or LaggedCrossFit"], ["epoch"]),
+    "next batch": (NextBatch(), ["NextBatch(lca.SIMPSON)"], ["refine="]),
+    "next batch, Simpson": (NextBatch(lca.SIMPSON), ["lca.Adaptive"], ["NextBatch(lca.SIMPSON)"]),
+    "samples": (PROBE, ["use refine=0.03", "micro_batches=4 for error bars"], ["epoch", "dropout"]),
+    "in a control variate": (ControlVariate(PROBE), ["use refine=0.03"], ["epoch"]),
+    "of a size": (AdaptiveSampleSize(PROBE, examples=8), ["use refine=0.03"], ["epoch"]),
+    "with error bars": (SampledPathIntegral(size=8, micro_batches=2), ["larger size"], ["error bars"]),
+    "refined": (SampledPathIntegral(size=8, refine=0.03), ["lca.Adaptive"], ["refine="]),
+    "Simpson": (SampledPathIntegral(lca.SIMPSON, size=8), ["lca.Adaptive"], ["refine=", "SIMPSON"]),
+}
+
+
+@pytest.mark.parametrize(("estimator", "given", "not_given"), ADVICE.values(), ids=ADVICE)
+def test_the_advice_is_that_which_the_settings_have_not_taken(estimator, given, not_given):
+    text = "; ".join(likely_causes(estimator, -0.9, -1.0))
+    assert [part for part in given if part not in text] == []
+    assert [part for part in not_given if part in text] == []
+
+
+@pytest.mark.parametrize(
+    ("total", "change", "told"),
+    [
+        (-1.904, -1.0, "about 2 times"),
+        (3.2, 1.0, "about 3 times"),
+        (-0.26, -1.0, "about 1/4 of"),
+        (-1.5, -1.0, None),
+        (-0.9, -1.0, None),
+        (2.0, -1.0, None),
+        (0.0, -1.0, None),
+        (-1.0, 0.0, None),
+    ],
+)
+def test_a_sum_that_is_a_multiple_of_the_change_tells_of_a_factor(total, change, told):
+    for estimator in (CrossFit(), LaggedCrossFit(), NextBatch()):
+        first = likely_causes(estimator, total, change)[0]
+        assert told in first if told else "the sum is about" not in first
+    assert "the sum is about" not in "".join(likely_causes(PROBE, total, change))
+
+
+def run(factor):
+    """A run in which all gradients of training are ``factor`` times those of the measured loss."""
+    theta = np.array([4.0])
+    with FunctionalTracker(theta, bowl(1), CrossFit()) as tracker:
+        for _ in range(18):
+            gradient, update = factor * theta, -0.1 * theta
+            theta = theta + update
+            tracker.update(theta, gradient=gradient, micro_batches=[MicroBatch(gradient, update)] * 2)
+
+
+def test_a_forgotten_weight_is_named_in_the_warning():
+    with pytest.warns(LCAWarning, match="Possible causes: the sum is about 2 times the change: multiply the"):
+        run(2.0)
