@@ -3,24 +3,23 @@
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import hypot, inf, isfinite, isnan, nan, sqrt
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
+from lca._freedom import satterthwaite
 from lca._verdict import SMALL_MISS
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.objective import Objective, Sampled, State, at_state, evaluate
 from lca.row import CheckedWindow, Row
 from lca.step import Step
-from lca.tolerances import conservation
+from lca.tolerances import EPS32, conservation
 from lca.tracking._options import CheckEvery
 from lca.views._rows import Rows
 
-_Variances: TypeAlias = tuple[float, float, float]
-"""Σ variances, √(Σ variances² / (freedom + 2)) and the least freedom of several nodes."""
 Losses = dict[str, np.ndarray]
 """By measured loss: the loss of each group of examples, (G,); all data are one group."""
 
@@ -321,6 +320,7 @@ class _Account:
         self._window, self._run = _Estimate(), _Estimate()
         self._before = deepcopy(self._run)  # without the open window
         self._changes: np.ndarray | float = 0.0  # of the groups of examples, over all windows
+        self._alike: dict[int, _Spread] = {}  # of the windows, by their number of random nodes
         self._largest, self._warned = 0.0, False
 
     @property
@@ -344,7 +344,7 @@ class _Account:
         """End a window; returns a warning if the allocations do not fit the change of the loss."""
         start, end = losses
         changes = end - start
-        margin = hypot(self._window.margin(SHOWN), data.margin(SHOWN, changes))
+        margin = hypot(self._window_margin(), data.margin(SHOWN, changes))
         found = CheckedWindow(*steps, data.mean(changes), self._window.total, margin)
         self.rows.append(tuple(vars(found).values()))
         self.steps += found.last_step - found.first_step + 1
@@ -364,6 +364,15 @@ class _Account:
             return None
         self._warned = True
         return self._message(change, found.last_step)
+
+    def _window_margin(self) -> float:
+        """That of the open window; windows with as many random nodes tell together how well it is known."""
+        spread = self._window.spread()
+        if spread is None:
+            return nan
+        alike = self._alike.get(spread.most)
+        self._alike[spread.most] = spread if alike is None else spread.pooled_with(alike)
+        return spread.margin(SHOWN, self._alike[spread.most])
 
     def _is_far(self, miss: float, margin: float, of_data: float) -> bool:
         """Whether the sum misses more than sampling explains: ``margin`` its own, ``of_data`` the loss's."""
@@ -399,7 +408,7 @@ class _Estimate:
         self.total = self.mass = 0.0
         self._known = True
         self._open: dict[float, np.ndarray] = {}
-        self._variances: _Variances = (0.0, 0.0, inf)
+        self._spread = _Spread()
 
     def add(self, row: Row) -> None:
         self.total += row.total
@@ -409,19 +418,57 @@ class _Estimate:
         if not self._known:
             return
         for time in self._open.keys() - nodes.keys():
-            self._variances = _with(self._variances, self._open.pop(time))
+            self._spread = self._spread.with_node(self._open.pop(time))
         for time, sums in nodes.items():
             self._open[time] = self._open.get(time, 0.0) + sums
 
-    def margin(self, level: float) -> float:
-        """Half the width of the interval of the total."""
+    def spread(self) -> "_Spread | None":
+        """The spread of the total; ``None`` without error bars."""
         if not self._known:
-            return nan
-        variances = self._variances
+            return None
+        spread = self._spread
         for sums in self._open.values():
-            variances = _with(variances, sums)
-        variance, root, freedom = variances
-        return _margin(level, variance, max((variance / root) ** 2 - 2, freedom)) if root else 0.0
+            spread = spread.with_node(sums)
+        return spread
+
+    def margin(self, level: float) -> float:
+        """Half the width of the interval of the total; NaN without error bars."""
+        spread = self.spread()
+        return nan if spread is None else spread.margin(level, spread)
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """The sampling variance of a sum over independent nodes, and what tells how well it is known.
+
+    Attributes
+    ----------
+    variance, root, least, most
+        As in `satterthwaite`; ``most`` without the nodes that are exact up to rounding.
+    """
+
+    variance: float = 0.0
+    root: float = 0.0
+    least: float = inf
+    most: int = 0
+
+    def with_node(self, sums: np.ndarray) -> "_Spread":
+        """The same with the replicates of one more node."""
+        own, freedom = float(sums.var(ddof=1)) / len(sums), len(sums) - 1
+        variance = self.variance + own
+        most = self.most + freedom * (own > EPS32 * variance)
+        return _Spread(variance, hypot(self.root, own / sqrt(freedom + 2)), min(self.least, freedom), most)
+
+    def pooled_with(self, other: "_Spread") -> "_Spread":
+        """What both together tell of the degrees of freedom of a sum over as many nodes."""
+        return replace(self, variance=hypot(self.variance, other.variance), root=hypot(self.root, other.root))
+
+    def margin(self, level: float, alike: "_Spread") -> float:
+        """Half the width of the interval of the sum, with the degrees of freedom of those ``alike``."""
+        if not self.root:
+            return 0.0
+        freedom = satterthwaite(alike.variance, alike.root, self.least, self.most)
+        return _margin(level, self.variance, freedom)
 
 
 def _margin(level: float, variance: float, freedom: float) -> float:
@@ -429,13 +476,6 @@ def _margin(level: float, variance: float, freedom: float) -> float:
     from scipy.special import stdtrit  # noqa: PLC0415 - slow to import
 
     return float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance)
-
-
-def _with(found: _Variances, sums: np.ndarray) -> _Variances:
-    """The same with one more node."""
-    variance, freedom = float(sums.var(ddof=1)) / len(sums), len(sums) - 1
-    total, root, least = found
-    return total + variance, hypot(root, variance / sqrt(freedom + 2)), min(least, freedom)
 
 
 def as_json(window: CheckedWindow) -> dict[str, Any]:

@@ -138,9 +138,40 @@ def test_the_margin_is_that_of_the_nodes_of_the_window(kind):
             continue
         variances = np.array([sums.var(ddof=1) / m for sums in nodes.values()])
         freedom = variances.sum() ** 2 / (variances**2 / (m + 1)).sum() - 2
-        margin = stats.t.ppf(0.975, max(freedom, m - 1)) * np.sqrt(variances.sum())
+        freedom = np.clip(freedom, m - 1, (m - 1) * len(variances))
+        margin = stats.t.ppf(0.975, freedom) * np.sqrt(variances.sum())
         assert len(variances) == len(of) + 1
         assert abs(window["margin"] / margin - 1) <= summed(64.0, EPS64)
+
+
+@dataclass
+class Noisy(Factor):
+    """As `Factor`, with errors of three random nodes to a step, the largest in its middle."""
+
+    seed: int = 0
+
+    def start(self, objective):
+        allocate, first = super().start(objective), np.eye(objective.layout.size)[0]
+
+        def noisily(step):
+            found, t = allocate(step), step.index
+            nodes = {}
+            for time, weight in ((t, 1 / 6), (t + 0.5, 4 / 6), (t + 1, 1 / 6)):
+                errors = np.random.default_rng((self.seed, int(2 * time))).normal(size=2)
+                nodes[float(time)] = [1e-2 * weight * error * first for error in errors]
+            values = found.values + sum(np.mean(own, axis=0) for own in nodes.values())
+            return replace(found, values=values, replicates=nodes)
+
+        return noisily
+
+
+def test_intervals_of_single_steps_cover_what_they_say():
+    """1600 windows: ±0.6 % of counting. Each window alone gives 91 %."""
+    points, inside = path(BOWL, 40), []
+    for seed in range(40):
+        for window in tracked(Noisy(seed=seed), points=points, check_every=1).checked_windows["train"]:
+            inside.append(abs(window.miss) <= window.margin)
+    assert 0.935 <= np.mean(inside) <= 0.985
 
 
 def test_a_part_of_the_data_gives_a_change_whose_interval_covers_that_of_all_data():
@@ -196,7 +227,7 @@ def test_a_window_whose_end_is_lost_counts_for_nothing():
     steps = [(window["first_step"], window["last_step"]) for window in summary["checked_windows"]]
     assert steps == [(0, 1), (6, 7)]
     variance = 9 * spread**2  # of a step, from two sums that differ by 6 · spread
-    margin = stats.t.ppf(0.975, 3 * 4 - 2) * np.sqrt(4 * variance)
+    margin = stats.t.ppf(0.975, 4) * np.sqrt(4 * variance)  # one degree of freedom for each node
     assert abs(summary["checked_margin"] / margin - 1) <= summed(1e4, EPS64)
 
 
