@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lca._freedom import satterthwaite
-from lca._verdict import SMALL_MISS
+from lca._verdict import sampling_limit
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.objective import Objective, Sampled, State, at_state, evaluate
@@ -24,11 +24,9 @@ Losses = dict[str, np.ndarray]
 """By measured loss: the loss of each group of examples, (G,); all data are one group."""
 
 FIRST = 16
-"""Steps before the first check of ``"doubling"``, and before a sum without error bars is judged."""
+"""Steps before the first check of ``"doubling"``."""
 SINGLES = 4
 """Windows of single steps at each check of ``"doubling"``, as one such step tells little."""
-FAR, SETTLED = 0.05, 128
-"""The part of the loss change that a sum without error bars may miss after so many steps; before, more."""
 SHOWN, WARNED = 0.95, 0.999
 """Levels of the interval that is shown, and of that outside which there is a warning: checks are many."""
 WINDOW = np.dtype(
@@ -161,9 +159,13 @@ class SelfCheck:
         return found
 
     def final(self, unwritten: Mapping[str, list[CheckedWindow]]) -> dict[str, Any]:
-        """What the rows of a record do not tell: the margin of the run, and these windows."""
+        """What the rows of a record do not tell: margin and noise of the run, and these windows."""
         return {
-            name: {"margin": _or_none(self._accounts[name].margin), "windows": list(map(as_json, windows))}
+            name: {
+                "margin": _or_none(self._accounts[name].margin),
+                "noise": _or_none(self._accounts[name].noise),
+                "windows": list(map(as_json, windows)),
+            }
             for name, windows in unwritten.items()
         }
 
@@ -317,6 +319,7 @@ class _Account:
         self.steps = 0  # in all windows
         self.unwritten: list[CheckedWindow] = []
         self.margin = nan  # of the sum over all windows
+        self.noise = 0.0  # as `sampling_limit`
         self._window, self._run = _Estimate(), _Estimate()
         self._before = deepcopy(self._run)  # without the open window
         self._changes: np.ndarray | float = 0.0  # of the groups of examples, over all windows
@@ -351,16 +354,16 @@ class _Account:
         self.unwritten.append(found)
         self._changes = self._changes + changes
         whole = np.asarray(self._changes)
+        of_run, of_data = self._run.margin(WARNED), data.margin(WARNED, whole)
+        has_bars = not isnan(of_run)
         self.margin = hypot(self._run.margin(SHOWN), data.margin(SHOWN, whole))
+        self.noise = hypot(of_run, of_data) if has_bars else of_data
         change = data.mean(whole)
         self._largest = max(self._largest, abs(change))
         miss = abs(self._run.total - change)
         rounding = conservation(self._run.mass, float(np.abs(start).max() + np.abs(end).max()), eps)
-        if (
-            self._warned
-            or miss <= rounding
-            or not self._is_far(miss, self._run.margin(WARNED), data.margin(WARNED, whole))
-        ):
+        limit = sampling_limit(self.steps, self._largest, self.noise, has_bars=has_bars)
+        if self._warned or miss <= max(rounding, limit):
             return None
         self._warned = True
         return self._message(change, found.last_step)
@@ -373,13 +376,6 @@ class _Account:
         alike = self._alike.get(spread.most)
         self._alike[spread.most] = spread if alike is None else spread.pooled_with(alike)
         return spread.margin(SHOWN, self._alike[spread.most])
-
-    def _is_far(self, miss: float, margin: float, of_data: float) -> bool:
-        """Whether the sum misses more than sampling explains: ``margin`` its own, ``of_data`` the loss's."""
-        if isnan(margin):  # the noise is not known; that of a sum falls with its length
-            few = max(1.0, sqrt(SETTLED / self.steps))
-            return self.steps >= FIRST and miss > FAR * few * self._largest + of_data
-        return miss > max(hypot(margin, of_data), SMALL_MISS * self._largest)
 
     def _message(self, change: float, last: int) -> str:
         known = f"the 95 % interval of the sum is ± {self.margin:.3g}"

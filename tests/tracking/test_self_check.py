@@ -11,11 +11,14 @@ import pytest
 from scipy import stats
 
 import lca
+from lca._verdict import LARGE_MISS
 from lca.allocation import Cost
 from lca.analysis import checked_windows
 from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.estimators import SampledPathIntegral
 from lca.reference import DatasetLoss, L2Penalty, Quadratic, logistic_regression
+from lca.runs._balance import check_conservation
+from lca.runs._run import Run
 from lca.tolerances import EPS64, summed
 from lca.tracking import FunctionalTracker, Session
 from lca.tracking._self_check import as_json
@@ -276,6 +279,27 @@ def test_a_sum_that_is_far_off_is_a_warning_once(estimator, step):
     assert abs(summary["checked_total"] / summary["checked_change"] - estimator.factor) <= summed(64.0, EPS64)
 
 
+JUDGED = {
+    "too few steps": (Factor(0.5), 15, {}, False),
+    "enough steps": (Factor(0.5), 16, {}, True),
+    "outside 95 % only": (Factor(0.8, spread=1.2e-5), 16, {}, False),
+    "outside 99.9 %": (Factor(0.8, spread=1e-6), 16, {}, True),
+    "a part that explains it": (Factor(0.8), 16, {"check_examples": 10}, False),
+}
+
+
+@pytest.mark.parametrize(("estimator", "steps", "options", "wrong"), JUDGED.values(), ids=JUDGED)
+def test_a_record_is_judged_as_its_tracker_judges(tmp_path, estimator, steps, options, wrong):
+    points = path(LOSS, steps)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tracked(estimator, LOSS, points=points, record=tmp_path / "run", **options)
+    assert bool(caught) == wrong
+    check = check_conservation(Run(lca.open_record(tmp_path / "run")), "train")
+    assert bool(check.failure) == wrong
+    assert abs(check.checked_allocated / check.checked_change - 1) > LARGE_MISS
+
+
 @pytest.mark.parametrize(
     "estimator",
     [Factor(), Factor(0.97), Factor(0.95, spread=0.05), Factor(0.995, spread=1e-6), Factor(spread=0.0)],
@@ -392,7 +416,7 @@ def test_a_summary_with_a_check_fits_in_json_and_the_record_ends_with_it(tmp_pat
     keys = {key: value for key, value in tracker.summary()["train"].items() if key.startswith("checked")}
     assert json.loads(json.dumps(keys, allow_nan=False)) == keys
     final = lca.open_record(tmp_path / "run").attrs["final_checks"]
-    assert final == {"train": {"margin": None, "windows": keys["checked_windows"][-1:]}}
+    assert final == {"train": {"margin": None, "noise": 0.0, "windows": keys["checked_windows"][-1:]}}
 
 
 def test_a_run_that_failed_keeps_the_checks_it_had():
