@@ -25,8 +25,8 @@ Losses = dict[str, np.ndarray]
 
 FIRST = 16
 """Steps before the first check of ``"doubling"``."""
-SINGLES = 4
-"""Windows of single steps at each check of ``"doubling"``, as one such step tells little."""
+SHORT_WINDOWS = 4
+"""Windows of fewer than `FIRST` steps at each check of ``"doubling"``, as one of them tells little."""
 SHOWN, WARNED = 0.95, 0.999
 """Levels of the interval that is shown, and of that outside which there is a warning: checks are many."""
 WINDOW = np.dtype(
@@ -43,14 +43,14 @@ class SelfCheck:
     The loss is measured at the start of the first step, at the end of the last one, and at the end of every
     n-th step in between; between two measurements lies a window (`lca.row.CheckedWindow`) of consecutive
     steps. Where a step is missing the window ends, and the next one begins when the next check is due. Totals
-    are never corrected. With ``"doubling"`` a check of single steps has four of them.
+    are never corrected. With ``"doubling"`` there are four windows where they are shorter than 16 steps.
 
     Where the state that the loss depends on moves, as running statistics do, what it does is in no
     allocation, and must not be in the change either: a window is then a single step, measured at both ends in
     the state in which the step is allocated.
 
     Cost: one forward pass for each measurement; with ``"doubling"`` at most log₂(T / 16) + 3 in T
-    consecutive steps, and eight times as many in T single ones.
+    consecutive steps, and eight times as many where fewer than 16 are consecutive.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class SelfCheck:
         self._data_of: dict[str, _Data] = {}
         self._accounts: dict[str, _Account] = {}
         self._steps = self._held = 0  # measured steps; those in the open window
-        self._singles = 0  # windows of a single step
+        self._short = 0  # windows of fewer than `FIRST` steps that no other continued
         self._due = True
         self._start: Losses | None = None  # where the open window begins
         self._last: _Reached | None = None
@@ -105,7 +105,7 @@ class SelfCheck:
                 self._accounts.setdefault(name, _Account(name)).add(rows[name])
             if _moves_state(step):
                 self._close(step.end, _state_of(step))
-                self._count_single()
+                self._count_short()
             elif self._due:
                 self._begin(self._close(step.end, after))
             elif self._missing == step.index + 1:
@@ -126,7 +126,7 @@ class SelfCheck:
             return
         if self._last.is_at(theta):
             self._close(theta, self._last.state)
-            self._count_single()
+            self._count_short()
         self._drop()
 
     def release(self) -> None:
@@ -202,11 +202,11 @@ class SelfCheck:
         self._start = None
         return found
 
-    def _count_single(self) -> None:
-        """A window has ended that no other continues; after one of a single step more are due."""
-        if self._held == 1:
-            self._singles += 1
-            self._due |= self._every == "doubling" and self._singles % SINGLES != 0
+    def _count_short(self) -> None:
+        """A window has ended that no other continues; after a short one more are due."""
+        if self._held < FIRST:
+            self._short += 1
+            self._due |= self._every == "doubling" and self._short % SHORT_WINDOWS != 0
 
     def _drop(self) -> None:
         """Give up the open window; one without steps begins again with the next step."""

@@ -105,9 +105,16 @@ def test_steps_that_are_measured_apart_are_checked_four_at_a_time():
     assert loss.losses == 2 * len(found)
 
 
+def test_short_windows_are_checked_four_at_a_time():
+    found = tracked(Factor(), points=path(BOWL, 80), every=lambda t: t % 10 < 2).checked_windows["train"]
+    assert [(w.first_step, w.last_step) for w in found] == [(10 * n, 10 * n + 1) for n in range(4)]
+
+
 def test_a_wrong_factor_is_told_where_steps_are_measured_apart():
     with pytest.warns(LCAWarning, match="the measured loss changed by"):
         tracked(Factor(2.0), points=path(BOWL, 140, lr=0.01), every=2)
+    with pytest.warns(LCAWarning, match="the measured loss changed by"):
+        tracked(Factor(2.0), points=path(BOWL, 150, lr=0.01), every=lambda t: t % 10 < 2)
 
 
 def test_a_check_at_every_step_is_kept_in_a_fixed_amount_of_memory(monkeypatch):
