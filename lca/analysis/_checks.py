@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from math import isnan, nan
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,8 +69,8 @@ def checked_windows(record: "Dataset", measured: str = "train") -> tuple[list[Ch
     if later is None:
         return windows, largest_margin(window.margin for window in windows) if windows else nan
     with _intact():
-        windows += [_window(entry) for entry in later["windows"]]
-        return windows, _number(later["margin"])
+        windows += [_window(entry) for entry in later["windows"]]  # those of earlier parts, too
+        return sorted(windows, key=attrgetter("first_step")), _number(later["margin"])
 
 
 def noise_of(record: "Dataset", measured: str, margin: float) -> float:

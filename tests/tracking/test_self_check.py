@@ -451,14 +451,21 @@ def record_part(folder, points, *, close=True, resume_at=None):
     return tracker
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_the_windows_of_both_parts_of_a_continued_record_are_kept(tmp_path, killed):
+@pytest.mark.parametrize(
+    ("killed", "stop", "expected"),
+    [
+        (False, 4, [(0, 1), (2, 3), (4, 5), (6, 6)]),
+        (True, 4, [(0, 1), (2, 3), (4, 5), (6, 6)]),
+        (False, 3, [(0, 1), (2, 2), (3, 4), (5, 6)]),
+    ],
+)
+def test_the_windows_of_both_parts_of_a_continued_record_are_kept(tmp_path, killed, stop, expected):
     points = path(CONTINUED, 7)
-    record_part(tmp_path, points[:5], close=not killed)
+    record_part(tmp_path, points[: stop + 1], close=not killed)
     first = checked_windows(lca.open_record(tmp_path / "run"))[1]
-    later = record_part(tmp_path, points[4:]).summary()["train"]["checked_margin"]
+    later = record_part(tmp_path, points[stop:]).summary()["train"]["checked_margin"]
     windows, margin = checked_windows(lca.open_record(tmp_path / "run"))
-    assert [(window.first_step, window.last_step) for window in windows] == [(0, 1), (2, 3), (4, 5), (6, 6)]
+    assert [(window.first_step, window.last_step) for window in windows] == expected
     assert abs(margin - np.hypot(first, later)) <= summed(4 * margin, EPS64)
 
 
