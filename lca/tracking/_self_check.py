@@ -148,6 +148,7 @@ class SelfCheck:
             "checked_change": float(rows["change"].sum()) if windows else None,
             "checked_total": float(rows["total"].sum()) if windows else None,
             "checked_margin": _or_none(account.margin),
+            "checked_examples": data.examples if (data := self._data_of.get(name)) else None,
             "checked_windows": list(map(as_json, windows)),
         }
 
@@ -265,6 +266,7 @@ class _Data:
 
     def __init__(self, name: str, objective: Objective, examples: int | None) -> None:
         self._name, self._objective = name, objective
+        self.examples: int | None = None  # of the part
         self._batches: list[Any] = []
         self._weights, self._missing = np.ones(1), 0.0
         if examples is not None:
@@ -286,7 +288,7 @@ class _Data:
         groups = np.array_split(rows, min(GROUPS, examples))
         self._batches = [objective.batch(group, weight[group]) for group in groups]
         self._weights = np.array([weight[group].sum() for group in groups])
-        self._missing = 1 - examples / len(weighted)
+        self.examples, self._missing = examples, 1 - examples / len(weighted)
 
     def losses(self, theta: Vector, state: State | None) -> Losses:
         """At θ: of each group, and of each term of a `lca.Sum`."""

@@ -246,9 +246,9 @@ def test_a_part_as_large_as_the_data_with_a_weight_is_all_data(examples):
     """The others are masked; a group of masked examples alone has no loss."""
     weight = np.where(np.arange(300) < max(examples, 50), 1.0, 0.0)
     loss, points = DatasetLoss(logistic_regression(3, 3), X, Y, weight=weight), path(LOSS, 3)
-    [window] = tracked(Factor(spread=0.0), loss, points=points, check_examples=examples).summary()["train"][
-        "checked_windows"
-    ]
+    summary = tracked(Factor(spread=0.0), loss, points=points, check_examples=examples).summary()["train"]
+    [window], part = summary["checked_windows"], summary["checked_examples"]
+    assert part == (examples if examples < 50 else None)
     change = loss.loss(points[-1]) - loss.loss(points[0])
     assert abs(window["change"] - change) <= window["margin"]
     assert (window["margin"] == 0.0) == (examples >= 50)
