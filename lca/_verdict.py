@@ -7,6 +7,10 @@ SMALL_MISS = 0.01
 """The largest part of the loss change that allocations may miss and still add up; the paper reports < 1 %."""
 LARGE_MISS = 0.1
 """From here on, the layers' shares of the loss change are unreliable."""
+FIRST_JUDGED = 16
+"""Checked steps before a sampled sum without error bars is judged."""
+FAR, SETTLED = 0.05, 128
+"""The part of the loss change that a sum without error bars may miss after so many steps; before, more."""
 DIVERGED = 10.0
 """A run diverged if its loss ended more than this many times |start| above its start."""
 
@@ -30,6 +34,35 @@ def largest_margin(margins: Iterable[float]) -> float:
     True
     """
     return math.sqrt(2) * math.hypot(*margins)
+
+
+def sampling_limit(steps: int, largest: float, noise: float, *, has_bars: bool) -> float:
+    """The largest miss of a sampled sum that its sampling explains; a tracker warns of a larger one.
+
+    Parameters
+    ----------
+    steps
+        The number of checked steps.
+    largest
+        The largest change of the measured loss so far, from the first checked step on.
+    noise
+        Half the 99.9 % interval of the miss as far as it is known: without error bars that of the loss alone.
+    has_bars
+        Whether the estimator gives error bars. If not, its noise is not known, except that it falls with the
+        number of steps; that of a few steps may be anything.
+
+    Examples
+    --------
+    >>> sampling_limit(4, 1.0, 0.2, has_bars=True), sampling_limit(4, 1.0, 0.0, has_bars=False)
+    (0.2, inf)
+    >>> sampling_limit(32, 1.0, 0.0, has_bars=False), sampling_limit(1000, 1.0, 0.0, has_bars=False)
+    (0.1, 0.05)
+    """
+    if has_bars:
+        return max(noise, SMALL_MISS * largest)
+    if steps < FIRST_JUDGED:
+        return math.inf
+    return FAR * max(1.0, math.sqrt(SETTLED / steps)) * largest + noise
 
 
 def has_diverged(start: float, end: float) -> bool:

@@ -15,6 +15,7 @@ FLOORS = [
         "lca._checkpoint_names",
         "lca._deprecation",
         "lca._extras",
+        "lca._freedom",
         "lca._numbers",
         "lca._output",
         "lca._verdict",

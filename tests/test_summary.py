@@ -143,6 +143,9 @@ def test_the_table_of_a_sampled_run_shows_its_check():
     table = Summary(train={**summarize(run), **check}).table()
     assert table.columns[0].values[2:] == ["sum over 1 checked step", "change of the loss"]
     assert [table.columns[1].text(row) for row in (2, 3)] == ["−0.50 ± 0.12", "−0.25"]
+    assert "examples" not in table.caption
+    part = Summary(train={**summarize(run), **check, "checked_examples": 20}).table()
+    assert part.caption.endswith("The change of the loss is that of 20 examples.")
     barless = Summary(train={**summarize(run), **check, "checked_margin": None}).table()
     assert barless.columns[1].text(2) == "−0.5"
     unchecked = Summary(train=summarize(run)).table()

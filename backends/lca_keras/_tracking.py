@@ -5,18 +5,28 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import keras
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.frameworks import ModelObjective
-from lca.objective import Objective
+from lca.objective import Objective, leaves
 from lca.tracking import LoopContext, ModelTracker
 from lca.tracking._model import call_text
 from lca_keras._counts import Counts, trained_by
 from lca_keras._parameters import parameters_of
+from lca_keras._policies import Norm
+from lca_keras._shared_loss import SharedLoss
 
 Context = TypeVar("Context", bound=LoopContext)
-_DROPOUT = keras.layers.Dropout, keras.layers.AlphaDropout, keras.layers.GaussianDropout
+_RANDOM: Mapping[type[Any], tuple[str, ...]] = {
+    keras.layers.Dropout: ("rate",),
+    keras.layers.AlphaDropout: ("rate",),
+    keras.layers.GaussianDropout: ("rate",),
+    keras.layers.GaussianNoise: ("stddev",),
+    DropoutRNNCell: ("dropout", "recurrent_dropout"),
+}
+"""Layers that are random in training, with their attributes that are 0 if they are not."""
 
 
 class KerasTracker(ModelTracker[Context]):
@@ -108,7 +118,22 @@ class KerasTracker(ModelTracker[Context]):
 
     def _dropout(self) -> list[str]:
         layers = self._model._flatten_layers(include_self=False)
-        return [layer.name for layer in layers if isinstance(layer, _DROPOUT) and layer.rate]
+        return [
+            layer.name
+            for layer in layers
+            for kind, rates in _RANDOM.items()
+            if isinstance(layer, kind) and any(getattr(layer, rate) for rate in rates)
+        ]
+
+    def _frozen_statistics(self) -> list[str]:
+        losses = [own._loss for own in leaves(self._session.objectives) if isinstance(own, ModelObjective)]
+        measured = [loss for loss in losses if isinstance(loss, SharedLoss)]
+        norms = [layer for layer in self._model._flatten_layers() if isinstance(layer, Norm)]
+        return [
+            norm.name
+            for norm in norms
+            if norm.trainable and not all(any(norm is own for own in loss._norms) for loss in measured)
+        ]
 
     def _owned(self) -> Iterable[keras.Variable]:
         return [variable for optimizer in self._optimizers for variable in trained_by(optimizer)]

@@ -244,6 +244,13 @@ class Tracker(ModelTracker[Loop]):
             if module.training and (own or inner):
                 yield name or type(module).__name__
 
+    def _frozen_statistics(self) -> Iterator[str]:
+        copies = [dict(own._loss._versions.current.model.named_modules()) for own in self._torch_losses()]
+        for name, module in self._model.named_modules():
+            uses_batch = isinstance(module, nn.modules.batchnorm._NormBase) and module.training
+            if uses_batch and not all(copy[name].training for copy in copies if name in copy):
+                yield name or type(module).__name__
+
     def _gradient_hooks(self) -> Iterator[str]:
         return with_gradient_hooks(self._model)
 

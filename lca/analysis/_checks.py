@@ -1,7 +1,10 @@
 """`checked_windows`: the self-checks of a sampled estimator, read from a record."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from math import isnan, nan
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,9 +68,22 @@ def checked_windows(record: "Dataset", measured: str = "train") -> tuple[list[Ch
     later = record.attrs.get("final_checks", {}).get(measured)
     if later is None:
         return windows, largest_margin(window.margin for window in windows) if windows else nan
+    with _intact():
+        windows += [_window(entry) for entry in later["windows"]]  # those of earlier parts, too
+        return sorted(windows, key=attrgetter("first_step")), _number(later["margin"])
+
+
+def noise_of(record: "Dataset", measured: str, margin: float) -> float:
+    """As `lca._verdict.sampling_limit` takes it; ``margin`` if the record does not hold it."""
+    with _intact():
+        noise = record.attrs.get("final_checks", {}).get(measured, {}).get("noise")
+        return float(np.nan_to_num(margin) if noise is None else noise)
+
+
+@contextmanager
+def _intact() -> Iterator[None]:
     try:
-        windows += [_window(entry) for entry in later["windows"]]
-        return windows, _number(later["margin"])
+        yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LCAError(
             f"the attribute 'final_checks' of the record is damaged ({type(error).__name__}: {error})."

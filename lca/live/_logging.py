@@ -1,8 +1,8 @@
 """`Logger`: where the numbers of each measured step are sent; and what these numbers are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -103,7 +103,9 @@ def loggers_of(log_to: LogTo, trainer: Logger | None = None) -> list[Logger]:
     LCAError
         If an entry is no `Logger`, or there is no trainer.
     """
-    several = [] if log_to is None else [log_to] if isinstance(log_to, str | Logger) else list(log_to)
+    several: list[Any] = [] if log_to is None else [log_to]
+    if isinstance(log_to, Iterable) and not isinstance(log_to, str | Logger):
+        several = list(log_to)
     found = []
     for entry in several:
         logger = trainer if isinstance(entry, str) and entry == "trainer" else entry

@@ -47,7 +47,7 @@ BLOCK, LARGEST_USUAL_BLOCK = 64, 4_096
 """Rows of a block by default: as many as hold `NUMBERS_OF_A_BLOCK` values, within these limits."""
 NUMBERS_OF_A_BLOCK = 2**22
 """So that blocks of small models, whose steps take little time, are written seldom."""
-_UNKNOWN: Mapping[str, Any] = {"margin": inf, "windows": []}
+_UNKNOWN: Mapping[str, Any] = {"margin": inf, "noise": None, "windows": []}
 """The self-checks of a part of a run that its writer did not close."""
 _ADDRESS = " object at 0x"
 """In the repr of an object that has none of its own, which differs in every process."""
@@ -357,8 +357,9 @@ class Record:
             The losses at the end of the run, by name, where that is not the end of the last row (weights that
             were put in after training); stored in the attributes.
         final_checks
-            What the rows do not hold of a self-check, by loss: its ``margin`` over the whole run, and the
-            ``windows`` that ended after the last row; stored in the attributes.
+            What the rows do not hold of a self-check, by loss: its ``margin`` over the whole run, the
+            ``noise`` beyond which a tracker warns, and the ``windows`` that ended after the last row; stored
+            in the attributes.
         """
         if self._closed:
             return
@@ -468,7 +469,7 @@ class Record:
         self._blocks.drop_metrics(self.next_step)
 
     def _checks_before(self, blocks: Blocks, plan: Plan) -> dict[str, Any]:
-        """The margin of the self-checks before `next_step`, by loss, and the windows that no row holds.
+        """Margin and noise of the self-checks before `next_step`, by loss, and the windows that no row holds.
 
         If the last writer did not close the record, or rows were dropped, the windows bound the margin.
         """
@@ -482,7 +483,7 @@ class Record:
                 bound = largest_margin([*of_rows, *(window["margin"] for window in windows)])
                 margin = min(margin, bound) if isfinite(bound) else None
             if len(of_rows) or windows:
-                found[name] = {"margin": margin, "windows": windows}
+                found[name] = {"margin": margin, "noise": own.get("noise"), "windows": windows}
         return found
 
     def _remembered(self, blocks: Blocks, plan: Plan) -> dict[str, dict[str, float]]:
@@ -570,11 +571,17 @@ def _joined(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, A
     """The self-checks of the parts of a record that was continued; their errors are independent."""
     joined = dict(earlier)
     for name, own in later.items():
-        before = joined.get(name, {"margin": 0.0, "windows": []})
-        margins = before["margin"], own["margin"]
-        margin = None if None in margins else hypot(*margins)
-        joined[name] = {"margin": margin, "windows": [*before["windows"], *own["windows"]]}
+        before = joined.get(name, {"margin": 0.0, "noise": 0.0, "windows": []})
+        joined[name] = {
+            **{key: _hypot(before.get(key), own.get(key)) for key in ("margin", "noise")},
+            "windows": [*before["windows"], *own["windows"]],
+        }
     return joined
+
+
+def _hypot(*numbers: float | None) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return hypot(*known) if len(known) == len(numbers) else None
 
 
 def _without_start(row: Row) -> Row:

@@ -6,8 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from lca._verdict import LARGE_MISS, SMALL_MISS, has_diverged, missed_part
+from lca._verdict import LARGE_MISS, SMALL_MISS, has_diverged, missed_part, sampling_limit
 from lca.analysis import checked_windows
+from lca.analysis._checks import noise_of
 from lca.runs._format import format_number, format_percent
 from lca.runs._run import Run
 from lca.tolerances import EPS32, summed
@@ -45,9 +46,11 @@ class Conservation:
         one).
     rounding
         The largest residual that rounding explains.
-    checked_steps, checked_change, checked_allocated, checked_margin
+    checked_steps, checked_change, checked_allocated, checked_margin, checked_limit
         Of a sampled estimator: the number of steps in the windows of its self-check, the loss change over
-        them, the sum of their allocations, and half its 95 % interval (NaN without error bars).
+        them, the sum of their allocations, half its 95 % interval (NaN without error bars), and the largest
+        difference of the two that sampling explains, of which a tracker does not warn yet (infinite: too
+        few steps to tell).
     discontinuities, discontinuity_change
         The number of consecutive steps between which the loss changed, and the sum of these changes, which
         is part of ``unmeasured_change``.
@@ -75,6 +78,7 @@ class Conservation:
     checked_change: float
     checked_allocated: float
     checked_margin: float
+    checked_limit: float
 
     @property
     def has_losses(self) -> bool:
@@ -147,9 +151,10 @@ class Conservation:
         barless = math.isnan(self.checked_margin)
         inside = part <= SMALL_MISS if barless else miss <= self.checked_margin
         wide = not barless and self.checked_margin > LARGE_MISS * change
-        tone: Tone = "good" if inside and not wide else "bad" if not inside and part > LARGE_MISS else "warn"
+        wrong = miss > self.checked_limit and part > LARGE_MISS
+        tone: Tone = "bad" if wrong else "good" if inside and not wide else "warn"
         interval = (
-            "no error bars"
+            "no error bars" + ", and too few steps to judge it" * math.isinf(self.checked_limit)
             if barless
             else f"95 % interval ± {format_number(self.checked_margin)}, which it "
             f"{'keeps' if inside else 'does not keep'}"
@@ -208,6 +213,9 @@ def check_conservation(run: Run, loss: str) -> Conservation:
     gaps, discontinuous = start[1:] - end[:-1], _discontinuous(run, loss)
     final = run.final_loss(loss)
     windows, margin = checked_windows(run.record, loss) if run.has("checked_change") else ([], math.nan)
+    checked_steps = sum(window.last_step - window.first_step + 1 for window in windows)
+    largest = max(np.abs(np.cumsum([window.change for window in windows])), default=0.0)
+    noise, has_bars = noise_of(run.record, loss, margin), not math.isnan(margin)
     return Conservation(
         loss=loss,
         start=float(start[0]),
@@ -227,10 +235,11 @@ def check_conservation(run: Run, loss: str) -> Conservation:
         inconsistent_steps=int(np.count_nonzero(_inconsistent(run, loss))),
         discontinuities=int(np.count_nonzero(discontinuous)),
         discontinuity_change=float(gaps[discontinuous].sum()),
-        checked_steps=sum(window.last_step - window.first_step + 1 for window in windows),
+        checked_steps=checked_steps,
         checked_change=sum(window.change for window in windows),
         checked_allocated=sum(window.total for window in windows),
         checked_margin=margin,
+        checked_limit=sampling_limit(checked_steps, float(largest), noise, has_bars=has_bars),
     )
 
 

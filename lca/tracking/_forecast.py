@@ -19,7 +19,7 @@ from lca.estimators._stochastic import required_fields_of
 from lca.objective import Objective, leaves
 from lca.tracking._options import CheckEvery
 from lca.tracking._own_work import OwnWork, own_work
-from lca.tracking._self_check import FIRST, SINGLES
+from lca.tracking._self_check import FIRST, SHORT_WINDOWS
 from lca.tracking._spans import LONGEST, is_compared
 from lca.tracking._speed import Speed, examples_of, speeds_of
 
@@ -305,7 +305,7 @@ def _check_seconds(estimator: Estimator, speeds: Mapping[str, Speed], run: Run) 
     if run.check_every is None or estimator.target == "full" or run.steps is None:
         return 0.0
     steps = max(1.0, run.steps * run.measured)
-    ends, each = (2 * SINGLES, 2 * SINGLES) if run.apart else (2, 1)
+    ends, each = (2 * SHORT_WINDOWS, 2 * SHORT_WINDOWS) if run.apart else (2, 1)
     doubled = max(0.0, log2(steps / FIRST) + 1)
     checks = ends + (each * doubled if run.check_every == "doubling" else steps // run.check_every)
     return checks * sum(speed.loss for speed in speeds.values()) / steps

@@ -188,7 +188,11 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
 
     def _warn_of_training(self) -> None:
         """Warn, once of each, of what makes the gradients of training others than the measured ones."""
-        for find, text in ((self._dropout, _DROPOUT), (self._gradient_hooks, _HOOKS)):
+        for find, text in (
+            (self._dropout, _DROPOUT),
+            (self._frozen_statistics, _STATISTICS),
+            (self._gradient_hooks, _HOOKS),
+        ):
             if text not in self._told and (found := list(find())):
                 self._told.add(text)
                 names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
@@ -196,7 +200,11 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
                 warnings.warn(text.format(names=names, estimator=name) + _INSTEAD, LCAWarning, stacklevel=2)
 
     def _dropout(self) -> Iterable[str]:
-        """The names of the layers of the model that drop units at random in training."""
+        """The names of the layers of the model that drop units or add noise at random in training."""
+        return ()
+
+    def _frozen_statistics(self) -> Iterable[str]:
+        """The names of the layers that train with the statistics of a batch and are measured without."""
         return ()
 
     def _gradient_hooks(self) -> Iterable[str]:
@@ -316,9 +324,15 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
 
 
 _DROPOUT = (
-    "the model trains with dropout ({names}), and {estimator} allocates by the gradients of training: those "
-    "of the loss with dropout, not of the measured loss, in which it is off. Layers can differ by tens of "
-    "per cent."
+    "the model trains with dropout or noise ({names}), and {estimator} allocates by the gradients of "
+    "training: those of the loss with it, not of the measured loss, in which it is off. Layers can differ by "
+    "tens of per cent."
+)
+_STATISTICS = (
+    "the model trains with batch statistics ({names}), and {estimator} allocates by the gradients of "
+    "training: those of the loss with these, not of the measured loss with batch_norm='frozen'. The sum can "
+    "differ by tens of per cent. Use batch_norm='batch' to allocate the loss with batch statistics. If "
+    "training calls these layers in evaluation mode, ignore this."
 )
 _HOOKS = (
     "hooks see the gradients of training ({names}) and may alter them, and {estimator} allocates by these "

@@ -3,35 +3,32 @@
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import hypot, inf, isfinite, isnan, nan, sqrt
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from lca._verdict import SMALL_MISS
+from lca._freedom import satterthwaite
+from lca._verdict import sampling_limit
 from lca.allocation import Estimator
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.objective import Objective, Sampled, State, at_state, evaluate
 from lca.row import CheckedWindow, Row
 from lca.step import Step
-from lca.tolerances import conservation
+from lca.tolerances import EPS32, conservation
 from lca.tracking._causes import likely_causes
 from lca.tracking._options import CheckEvery
 from lca.views._rows import Rows
 
-_Variances: TypeAlias = tuple[float, float, float]
-"""Σ variances, √(Σ variances² / (freedom + 2)) and the least freedom of several nodes."""
 Losses = dict[str, np.ndarray]
 """By measured loss: the loss of each group of examples, (G,); all data are one group."""
 
 FIRST = 16
-"""Steps before the first check of ``"doubling"``, and before a sum without error bars is judged."""
-SINGLES = 4
-"""Windows of single steps at each check of ``"doubling"``, as one such step tells little."""
-FAR, SETTLED = 0.05, 128
-"""The part of the loss change that a sum without error bars may miss after so many steps; before, more."""
+"""Steps before the first check of ``"doubling"``."""
+SHORT_WINDOWS = 4
+"""Windows of fewer than `FIRST` steps at each check of ``"doubling"``, as one of them tells little."""
 SHOWN, WARNED = 0.95, 0.999
 """Levels of the interval that is shown, and of that outside which there is a warning: checks are many."""
 WINDOW = np.dtype(
@@ -48,14 +45,14 @@ class SelfCheck:
     The loss is measured at the start of the first step, at the end of the last one, and at the end of every
     n-th step in between; between two measurements lies a window (`lca.row.CheckedWindow`) of consecutive
     steps. Where a step is missing the window ends, and the next one begins when the next check is due. Totals
-    are never corrected. With ``"doubling"`` a check of single steps has four of them.
+    are never corrected. With ``"doubling"`` there are four windows where they are shorter than 16 steps.
 
     Where the state that the loss depends on moves, as running statistics do, what it does is in no
     allocation, and must not be in the change either: a window is then a single step, measured at both ends in
     the state in which the step is allocated.
 
     Cost: one forward pass for each measurement; with ``"doubling"`` at most log₂(T / 16) + 3 in T
-    consecutive steps, and eight times as many in T single ones.
+    consecutive steps, and eight times as many where fewer than 16 are consecutive.
 
     Parameters
     ----------
@@ -84,7 +81,7 @@ class SelfCheck:
         self._data_of: dict[str, _Data] = {}
         self._accounts: dict[str, _Account] = {}
         self._steps = self._held = 0  # measured steps; those in the open window
-        self._singles = 0  # windows of a single step
+        self._short = 0  # windows of fewer than `FIRST` steps that no other continued
         self._due = True
         self._start: Losses | None = None  # where the open window begins
         self._last: _Reached | None = None
@@ -116,7 +113,7 @@ class SelfCheck:
                 self._accounts.setdefault(name, _Account(name, self._estimator)).add(rows[name])
             if _moves_state(step):
                 self._close(step.end, _state_of(step))
-                self._count_single()
+                self._count_short()
             elif self._due:
                 self._begin(self._close(step.end, after))
             elif self._missing == step.index + 1:
@@ -137,7 +134,7 @@ class SelfCheck:
             return
         if self._last.is_at(theta):
             self._close(theta, self._last.state)
-            self._count_single()
+            self._count_short()
         self._drop()
 
     def release(self) -> None:
@@ -159,6 +156,7 @@ class SelfCheck:
             "checked_change": float(rows["change"].sum()) if windows else None,
             "checked_total": float(rows["total"].sum()) if windows else None,
             "checked_margin": _or_none(account.margin),
+            "checked_examples": data.examples if (data := self._data_of.get(name)) else None,
             "checked_windows": list(map(as_json, windows)),
         }
 
@@ -170,9 +168,13 @@ class SelfCheck:
         return found
 
     def final(self, unwritten: Mapping[str, list[CheckedWindow]]) -> dict[str, Any]:
-        """What the rows of a record do not tell: the margin of the run, and these windows."""
+        """What the rows of a record do not tell: margin and noise of the run, and these windows."""
         return {
-            name: {"margin": _or_none(self._accounts[name].margin), "windows": list(map(as_json, windows))}
+            name: {
+                "margin": _or_none(self._accounts[name].margin),
+                "noise": _or_none(self._accounts[name].noise),
+                "windows": list(map(as_json, windows)),
+            }
             for name, windows in unwritten.items()
         }
 
@@ -209,11 +211,11 @@ class SelfCheck:
         self._start = None
         return found
 
-    def _count_single(self) -> None:
-        """A window has ended that no other continues; after one of a single step more are due."""
-        if self._held == 1:
-            self._singles += 1
-            self._due |= self._every == "doubling" and self._singles % SINGLES != 0
+    def _count_short(self) -> None:
+        """A window has ended that no other continues; after a short one more are due."""
+        if self._held < FIRST:
+            self._short += 1
+            self._due |= self._every == "doubling" and self._short % SHORT_WINDOWS != 0
 
     def _drop(self) -> None:
         """Give up the open window; one without steps begins again with the next step."""
@@ -272,6 +274,7 @@ class _Data:
 
     def __init__(self, name: str, objective: Objective, examples: int | None) -> None:
         self._name, self._objective = name, objective
+        self.examples: int | None = None  # of the part
         self._batches: list[Any] = []
         self._weights, self._missing = np.ones(1), 0.0
         if examples is not None:
@@ -293,7 +296,7 @@ class _Data:
         groups = np.array_split(rows, min(GROUPS, examples))
         self._batches = [objective.batch(group, weight[group]) for group in groups]
         self._weights = np.array([weight[group].sum() for group in groups])
-        self._missing = 1 - examples / len(weighted)
+        self.examples, self._missing = examples, 1 - examples / len(weighted)
 
     def losses(self, theta: Vector, state: State | None) -> Losses:
         """At θ: of each group, and of each term of a `lca.Sum`."""
@@ -326,9 +329,11 @@ class _Account:
         self.steps = 0  # in all windows
         self.unwritten: list[CheckedWindow] = []
         self.margin = nan  # of the sum over all windows
+        self.noise = 0.0  # as `sampling_limit`
         self._window, self._run = _Estimate(), _Estimate()
         self._before = deepcopy(self._run)  # without the open window
         self._changes: np.ndarray | float = 0.0  # of the groups of examples, over all windows
+        self._alike: dict[int, _Spread] = {}  # of the windows, by their number of random nodes
         self._largest, self._warned = 0.0, False
 
     @property
@@ -352,33 +357,35 @@ class _Account:
         """End a window; returns a warning if the allocations do not fit the change of the loss."""
         start, end = losses
         changes = end - start
-        margin = hypot(self._window.margin(SHOWN), data.margin(SHOWN, changes))
+        margin = hypot(self._window_margin(), data.margin(SHOWN, changes))
         found = CheckedWindow(*steps, data.mean(changes), self._window.total, margin)
         self.rows.append(tuple(vars(found).values()))
         self.steps += found.last_step - found.first_step + 1
         self.unwritten.append(found)
         self._changes = self._changes + changes
         whole = np.asarray(self._changes)
+        of_run, of_data = self._run.margin(WARNED), data.margin(WARNED, whole)
+        has_bars = not isnan(of_run)
         self.margin = hypot(self._run.margin(SHOWN), data.margin(SHOWN, whole))
+        self.noise = hypot(of_run, of_data) if has_bars else of_data
         change = data.mean(whole)
         self._largest = max(self._largest, abs(change))
         miss = abs(self._run.total - change)
         rounding = conservation(self._run.mass, float(np.abs(start).max() + np.abs(end).max()), eps)
-        if (
-            self._warned
-            or miss <= rounding
-            or not self._is_far(miss, self._run.margin(WARNED), data.margin(WARNED, whole))
-        ):
+        limit = sampling_limit(self.steps, self._largest, self.noise, has_bars=has_bars)
+        if self._warned or miss <= max(rounding, limit):
             return None
         self._warned = True
         return self._message(change, found.last_step)
 
-    def _is_far(self, miss: float, margin: float, of_data: float) -> bool:
-        """Whether the sum misses more than sampling explains: ``margin`` its own, ``of_data`` the loss's."""
-        if isnan(margin):  # the noise is not known; that of a sum falls with its length
-            few = max(1.0, sqrt(SETTLED / self.steps))
-            return self.steps >= FIRST and miss > FAR * few * self._largest + of_data
-        return miss > max(hypot(margin, of_data), SMALL_MISS * self._largest)
+    def _window_margin(self) -> float:
+        """That of the open window; windows with as many random nodes tell together how well it is known."""
+        spread = self._window.spread()
+        if spread is None:
+            return nan
+        alike = self._alike.get(spread.most)
+        self._alike[spread.most] = spread if alike is None else spread.pooled_with(alike)
+        return spread.margin(SHOWN, self._alike[spread.most])
 
     def _message(self, change: float, last: int) -> str:
         margin = self.margin
@@ -402,7 +409,7 @@ class _Estimate:
         self.total = self.mass = 0.0
         self._known = True
         self._open: dict[float, np.ndarray] = {}
-        self._variances: _Variances = (0.0, 0.0, inf)
+        self._spread = _Spread()
 
     def add(self, row: Row) -> None:
         self.total += row.total
@@ -412,19 +419,57 @@ class _Estimate:
         if not self._known:
             return
         for time in self._open.keys() - nodes.keys():
-            self._variances = _with(self._variances, self._open.pop(time))
+            self._spread = self._spread.with_node(self._open.pop(time))
         for time, sums in nodes.items():
             self._open[time] = self._open.get(time, 0.0) + sums
 
-    def margin(self, level: float) -> float:
-        """Half the width of the interval of the total."""
+    def spread(self) -> "_Spread | None":
+        """The spread of the total; ``None`` without error bars."""
         if not self._known:
-            return nan
-        variances = self._variances
+            return None
+        spread = self._spread
         for sums in self._open.values():
-            variances = _with(variances, sums)
-        variance, root, freedom = variances
-        return _margin(level, variance, max((variance / root) ** 2 - 2, freedom)) if root else 0.0
+            spread = spread.with_node(sums)
+        return spread
+
+    def margin(self, level: float) -> float:
+        """Half the width of the interval of the total; NaN without error bars."""
+        spread = self.spread()
+        return nan if spread is None else spread.margin(level, spread)
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """The sampling variance of a sum over independent nodes, and what tells how well it is known.
+
+    Attributes
+    ----------
+    variance, root, least, most
+        As in `satterthwaite`; ``most`` without the nodes that are exact up to rounding.
+    """
+
+    variance: float = 0.0
+    root: float = 0.0
+    least: float = inf
+    most: int = 0
+
+    def with_node(self, sums: np.ndarray) -> "_Spread":
+        """The same with the replicates of one more node."""
+        own, freedom = float(sums.var(ddof=1)) / len(sums), len(sums) - 1
+        variance = self.variance + own
+        most = self.most + freedom * (own > EPS32 * variance)
+        return _Spread(variance, hypot(self.root, own / sqrt(freedom + 2)), min(self.least, freedom), most)
+
+    def pooled_with(self, other: "_Spread") -> "_Spread":
+        """What both together tell of the degrees of freedom of a sum over as many nodes."""
+        return replace(self, variance=hypot(self.variance, other.variance), root=hypot(self.root, other.root))
+
+    def margin(self, level: float, alike: "_Spread") -> float:
+        """Half the width of the interval of the sum, with the degrees of freedom of those ``alike``."""
+        if not self.root:
+            return 0.0
+        freedom = satterthwaite(alike.variance, alike.root, self.least, self.most)
+        return _margin(level, self.variance, freedom)
 
 
 def _margin(level: float, variance: float, freedom: float) -> float:
@@ -432,13 +477,6 @@ def _margin(level: float, variance: float, freedom: float) -> float:
     from scipy.special import stdtrit  # noqa: PLC0415 - slow to import
 
     return float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance)
-
-
-def _with(found: _Variances, sums: np.ndarray) -> _Variances:
-    """The same with one more node."""
-    variance, freedom = float(sums.var(ddof=1)) / len(sums), len(sums) - 1
-    total, root, least = found
-    return total + variance, hypot(root, variance / sqrt(freedom + 2)), min(least, freedom)
 
 
 def as_json(window: CheckedWindow) -> dict[str, Any]:

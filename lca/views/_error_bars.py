@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from lca._freedom import satterthwaite
 from lca.allocation import StepAllocation
 from lca.errors import LCAError
 from lca.groups import Groups
@@ -155,8 +156,9 @@ class ErrorBars:
             return 1.0
         relative = np.array(alike)[:, random][..., mean > 0] / mean[mean > 0]
         freedom = freedom[random]
-        ratio = (relative.sum(axis=1) ** 2).sum() / (relative**2 / (freedom + 2)[:, None]).sum()
-        return float(np.clip(ratio - 2, freedom.min(), freedom.sum()))
+        variance = float(np.linalg.norm(relative.sum(axis=1)))
+        root = float(np.linalg.norm((relative / np.sqrt(freedom + 2)[:, None]).ravel()))
+        return satterthwaite(variance, root, float(freedom.min()), float(freedom.sum()))
 
     def _window(self, start: int | None, stop: int | None) -> slice:
         first, last = 0 if start is None else start, len(self) if stop is None else stop

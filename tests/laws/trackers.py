@@ -251,7 +251,7 @@ def a_window_ends_where_a_step_is_missing(framework, folder):
     assert windows(estimator=probe, every=chosen, check_every=3) == [(0, 1), (4, 4)]
     assert windows(estimator=probe, every=2, check_every=1) == [(0, 0), (2, 2), (4, 4)]
     assert windows(estimator=NextBatch(), every=chosen, check_every=3) == [(0, 1)]
-    assert windows(estimator=NextBatch(), every=chosen) == [(0, 1)]
+    assert windows(estimator=NextBatch(), every=chosen) == [(0, 1), (3, 3)]
 
 
 def a_displacement_is_part_of_no_window(framework, folder):

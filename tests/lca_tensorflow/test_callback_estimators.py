@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import lca
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
 from lca_tensorflow import LCACallback, Objective, Tracker
 
@@ -77,8 +77,8 @@ def test_the_gradients_of_fit_are_those_of_an_eager_loop_and_training_is_the_sam
         assert abs(found["per_tensor"][name] - total) <= 1e-3 * abs(wanted["lca_total"]), name
 
 
-def in_a_loop(model, estimator):
-    objective = Objective(model, None, (X, Y), batch_size=600)
+def in_a_loop(model, estimator, **options):
+    objective = Objective(model, None, (X, Y), batch_size=600, **options)
     with Tracker(model, model.optimizer, objective, estimator, on_error="raise") as tracker:
         for at in range(0, 320, 32):
             with tf.GradientTape() as tape:
@@ -86,6 +86,42 @@ def in_a_loop(model, estimator):
                 loss = model.compute_loss(y=Y[at : at + 32], y_pred=outputs)
             model.optimizer.apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
     return tracker.summary()["train"]
+
+
+def with_layer(layer):
+    model = keras.Sequential([keras.Input((5,)), layer, keras.layers.Dense(3)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (
+            keras.layers.GaussianNoise(0.1, name="noise"),
+            r"trains with dropout or noise \(noise\), and SameBatch",
+        ),
+        (
+            keras.layers.BatchNormalization(name="norm"),
+            r"trains with batch statistics \(norm\), and SameBatch",
+        ),
+    ],
+)
+def test_what_makes_the_gradients_of_training_others_is_said(layer, said):
+    with pytest.warns(LCAWarning, match=said):
+        in_a_loop(with_layer(layer), SameBatch(), batch_norm="frozen")
+
+
+@pytest.mark.parametrize(
+    ("layer", "options"),
+    [
+        (keras.layers.GaussianNoise(0.0), {"batch_norm": "frozen"}),
+        (keras.layers.BatchNormalization(), {}),
+        (keras.layers.BatchNormalization(trainable=False), {"batch_norm": "frozen"}),
+    ],
+)
+def test_layers_that_measure_as_they_train_are_no_warning(layer, options):
+    in_a_loop(with_layer(layer), SameBatch(), **options)
 
 
 def test_a_train_step_of_ones_own_hides_its_gradients():

@@ -37,7 +37,7 @@ with warnings.catch_warnings():
 # transformers and accelerate about pinned memory without a GPU, and calls that torch deprecates; told apart
 # by the module they are attributed to, so those of lca stay errors.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:the model trains with dropout"),
+    pytest.mark.filterwarnings("ignore:the model trains with"),
     pytest.mark.filterwarnings(r"ignore:::transformers\."),
     pytest.mark.filterwarnings(r"ignore:::accelerate\."),
     pytest.mark.filterwarnings(r"ignore:::torch\."),

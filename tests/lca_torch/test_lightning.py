@@ -26,7 +26,7 @@ with warnings.catch_warnings():
 # Lightning's advice (more workers, a longer log interval) and calls that torch deprecates. Warnings are told
 # apart by the module that they are attributed to, so those of lca stay errors.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:the model trains with dropout"),
+    pytest.mark.filterwarnings("ignore:the model trains with"),
     pytest.mark.filterwarnings(r"ignore:::lightning\."),
     pytest.mark.filterwarnings(r"ignore:::pytorch_lightning\."),
     pytest.mark.filterwarnings(r"ignore:::torch\."),

@@ -16,7 +16,7 @@ from tests.lca_torch.test_runs_with_several_optimizers import objective_of
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:::accelerate\."),
-    pytest.mark.filterwarnings("ignore:the model trains with dropout"),
+    pytest.mark.filterwarnings("ignore:the model trains with"),
 ]
 X = X.double()
 

@@ -17,7 +17,7 @@ from lca_torch import Objective, Tracker
 from tests.laws.runs import Kept
 from tests.lca_torch.loops import X, Y, network
 
-pytestmark = pytest.mark.filterwarnings("ignore:the model trains with dropout")
+pytestmark = pytest.mark.filterwarnings("ignore:the model trains with")
 
 RULE = lca.PathIntegral(lca.gauss_lobatto(8))
 X = X.double()

@@ -14,7 +14,7 @@ from lca.estimators import CrossFit, NextBatch, SameBatch
 from lca_torch import Objective, Tracker
 from tests.lca_torch.loops import RK4, X, Y, closure_of, network
 
-pytestmark = pytest.mark.filterwarnings("ignore:the model trains with dropout")
+pytestmark = pytest.mark.filterwarnings("ignore:the model trains with")
 
 
 def test_random_layers_that_stay_on_are_found():
@@ -35,10 +35,12 @@ def test_random_layers_that_stay_on_are_found():
             optimizer.step()
 
 
-def said_of_training(model, estimator):
+def said_of_training(model, estimator, **options):
     """The warnings during two updates."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    objective = Objective(model, None, (X, Y), batch_loss=lambda m, b: cross_entropy(m["linear"](b[0]), b[1]))
+    objective = Objective(
+        model, None, (X, Y), batch_loss=lambda m, b: cross_entropy(m["linear"](b[0]), b[1]), **options
+    )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         with Tracker(model, optimizer, objective, estimator, on_error="raise"):
@@ -55,11 +57,24 @@ def test_dropout_in_gradients_of_training_is_said_once(layer):
     model = nn.ModuleDict({"linear": nn.Linear(6, 3), "drop": layer})
     for estimator in (SameBatch(), NextBatch(RIGHT)):
         [said] = said_of_training(model, estimator)
-        assert f"trains with dropout (drop), and {type(estimator).__name__} allocates by the grad" in said
+        assert (
+            f"trains with dropout or noise (drop), and {type(estimator).__name__} allocates by the grad"
+            in said
+        )
     assert not said_of_training(model.eval(), SameBatch())
     model.train()
     layer.p = layer.dropout = 0.0
     assert not said_of_training(model, SameBatch())
+
+
+@pytest.mark.filterwarnings("ignore:no gradient reaches")
+def test_batch_statistics_in_gradients_of_training_that_are_not_measured_are_said_once():
+    model = nn.ModuleDict({"linear": nn.Linear(6, 3), "norm": nn.BatchNorm1d(6)})
+    [said] = said_of_training(model, SameBatch(), batch_norm="frozen")
+    assert "trains with batch statistics (norm), and SameBatch allocates by the grad" in said
+    assert not said_of_training(model, SameBatch())
+    model["norm"].eval()
+    assert not said_of_training(model, SameBatch(), batch_norm="frozen")
 
 
 def test_hooks_on_gradients_of_training_are_named():

@@ -145,10 +145,11 @@ def test_csv_has_a_line_for_each_number_and_goes_on_after_a_close(tmp_path):
     assert text.count("train,loss,") == 6
 
 
-@pytest.mark.parametrize("entry", [Kept, "wandb", 3], ids=["class", "name", "number"])
+@pytest.mark.parametrize("entry", [Kept, "wandb", 3, print], ids=["class", "name", "number", "function"])
 def test_what_is_no_logger_is_refused_with_those_there_are(entry):
-    with pytest.raises(LCAError, match=r"log_to must hold loggers .* CSV, TensorBoard, WandB and MLflow"):
-        FunctionalTracker(PATH[0], BOWL, log_to=[entry])
+    for log_to in (entry, [entry]):
+        with pytest.raises(LCAError, match=r"log_to must hold loggers .* CSV, TensorBoard, WandB and MLflow"):
+            FunctionalTracker(PATH[0], BOWL, log_to=log_to)
 
 
 def test_a_trainer_has_to_be_there():

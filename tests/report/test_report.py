@@ -123,9 +123,14 @@ CHECKED = {
         "a difference of 5.0 % (95 % interval ± 0.01, which it does not keep)",
     ),
     "outside, and far": (-0.5, 0.01, "bad", "a difference of 50.0 %"),
-    "near, without error bars": (-0.995, None, "good", "a difference of 0.5 % (no error bars)"),
-    "roughly, without error bars": (-0.95, None, "warn", "a difference of 5.0 % (no error bars)"),
-    "far, without error bars": (-0.2, None, "bad", "a difference of 80.0 % (no error bars)"),
+    "near, without error bars": (-0.995, None, "good", "a difference of 0.5 % (no error bars, and too few"),
+    "roughly, without error bars": (-0.95, None, "warn", "a difference of 5.0 % (no error bars, and too few"),
+    "far, without error bars": (
+        -0.2,
+        None,
+        "warn",
+        "a difference of 80.0 % (no error bars, and too few steps to judge it)",
+    ),
 }
 
 
