@@ -24,7 +24,7 @@ class Fit:
     """
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        self._list = arguments.get("callbacks")
+        self._list: Any = arguments.get("callbacks")
         self._weights = _weights_in(arguments)
 
     @property

@@ -18,18 +18,22 @@ from lca.errors import LCAError, NonDeterministicError
 from lca.tolerances import summed
 from lca.tracking._model import within
 from lca_keras._counts import held, trained_by
-from lca_keras._reach import SEQUENCES, held_by, reached
+from lca_keras._reach import held_by, is_long, opaque_in, reached
 from lca_keras._untouched import kept
 from lca_tensorflow._untouched import untouched
 from lca_tensorflow._vectors import flat, gradient_of
+
+_NO_DRY_RUN = (
+    "use an estimator that requires no such update: lca.estimators.NextBatch(lca.RIGHT), SampledPathIntegral"
+)
 
 
 class DryRun:
     """Dry runs of an optimizer: apply it to a gradient, record the movement, restore everything.
 
     So the movement contains all that the optimizer does: schedules, decay and exceptions from it, clipping,
-    constraints, averages. Afterwards the variables, and all that the user's code in the optimizer can write
-    to, are the same, bit for bit.
+    constraints, averages. Afterwards the variables, and all that the user's code in the optimizer holds or
+    refers to, are the same, bit for bit; what it writes elsewhere (files, ``os.environ``) is not seen.
 
     Parameters
     ----------
@@ -39,6 +43,11 @@ class DryRun:
         The variables that the update is applied to.
     theta
         The variables of θ, in order.
+
+    Raises
+    ------
+    LCAError
+        If the optimizer holds what cannot be restored, such as a table of TensorFlow.
     """
 
     def __init__(
@@ -52,7 +61,14 @@ class DryRun:
             *((type(one).__name__, part) for one in optimizers for part in (one, one._learning_rate)),
             *((variable.path, variable.constraint) for variable in trained),
         ]
-        self._users = [part for _, part in reached(self._roots).values()]
+        parts = reached(self._roots)
+        for name, value in opaque_in(parts):
+            raise LCAError(
+                f"{name} in {type(optimizer).__name__} is a {type(value).__name__}, whose contents cannot be "
+                f"restored after a dry run of the optimizer. Keep the state in numbers, arrays, variables or "
+                f"lists of numbers; or {_NO_DRY_RUN}."
+            )
+        self._users = [part for _, part in parts.values()]
         states, self._arrays = _states_in(self._users)
         unbuilt = [one for one in optimizers if not one.built]
         lists = [value for one in unbuilt for value in vars(one).values() if isinstance(value, (list, dict))]
@@ -129,8 +145,7 @@ class DryRun:
         except NonDeterministicError as error:
             raise LCAError(
                 f"{type(self._optimizer).__name__} draws random numbers or reads an iterator when it "
-                "updates, so its update without a part of the batch cannot be found; use an estimator that "
-                "requires no such update (lca.estimators.NextBatch(lca.RIGHT) or SampledPathIntegral)."
+                f"updates, so its update without a part of the batch cannot be found; {_NO_DRY_RUN}."
             ) from error
 
 
@@ -139,9 +154,8 @@ def _states_in(parts: Sequence[Any]) -> tuple[list[keras.Variable | tf.Variable]
     found = [value for part in parts for value in held_by(part)]
     if parts:
         found.append(global_state.get_global_attribute(GLOBAL_SEED_GENERATOR))
-    for one in [*found]:
-        if isinstance(one, (*SEQUENCES, dict)):  # also those that are too long for a part
-            found += one.values() if isinstance(one, dict) else one
+    for part in filter(is_long, parts):
+        found += part.values() if isinstance(part, dict) else part
     states = [one.state for one in found if isinstance(one, keras.random.SeedGenerator)]
     variables = [one for one in found if isinstance(one, (keras.Variable, tf.Variable))]
     arrays = [one for one in found if isinstance(one, np.ndarray) and one.flags.writeable]

@@ -25,7 +25,7 @@ class Counting(LAYERS.Layer):
 
     def __init__(self):
         super().__init__()
-        self.calls, self.seen, self.by_shape = 0, [], {}
+        self.calls, self.seen, self.by_shape = 0, [None] * 300, {}
 
     def call(self, inputs):
         self.calls += 1
@@ -47,6 +47,7 @@ class Noise(LAYERS.Layer):
 
 
 OWN = tf.random.Generator.from_seed(3)
+OWN_NUMPY = np.random.default_rng(3)
 SEEDS = keras.random.SeedGenerator(3)
 DRAWS = {
     "operation": lambda x: tf.random.normal(tf.shape(x), dtype=x.dtype),
@@ -59,6 +60,7 @@ DRAWS = {
 }
 PYTHON_DRAWS = {
     "NumPy": lambda x: float(np.random.normal()),  # noqa: NPY002
+    "own generator of NumPy": lambda x: OWN_NUMPY.random(),
     "Python": lambda x: random.random(),
 }
 
@@ -70,6 +72,7 @@ def generators():
         str(np.random.get_state()),  # noqa: NPY002
         tf.random.get_global_generator().state.numpy().tolist(),
         OWN.state.numpy().tolist(),
+        OWN_NUMPY.bit_generator.state,
         SEEDS.state.numpy().tolist(),
         tf.random.experimental.get_global_generator() is tf.random.get_global_generator(),
     )
