@@ -11,7 +11,7 @@ import tensorflow as tf
 from lca.errors import LCAError, LCAWarning
 from lca.frameworks import PyTree
 from lca.tolerances import summed
-from lca.tracking._context import GRADIENT_FIELDS, LoopContext
+from lca.tracking._context import GRADIENT_FIELDS, LoopContext, is_due
 from lca_tensorflow._optimizers import DryRun, check_unscaled, update_slope, updates_without
 from lca_tensorflow._vectors import gradient_of
 
@@ -75,7 +75,7 @@ class Loop(LoopContext):
         self._sizes: list[dict[str, _Size]] = []  # of the gradients of the last updates
         self._computed: dict[int, list[Any]] = {}  # gradients by the id of their variable
         self._warned = False
-        self._sparse = 0  # updates with sparse gradients
+        self._dry_runs = 0  # updates with dry runs
 
     def begin_batch(self, *batch: PyTree, weight: float | None = None) -> None:
         """As `lca.tracking.ModelTracker.begin_batch`."""
@@ -209,10 +209,9 @@ class Loop(LoopContext):
         assert self._applied is not None
         applied, trained = self._applied
         dry_run = DryRun(self._optimizer, trained, self._variables)
-        if any(isinstance(gradient, tf.IndexedSlices) for gradient in applied):
-            self._sparse += 1
-            if self._sparse & (self._sparse - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-                dry_run.check_sums(applied)
+        self._dry_runs += 1
+        if is_due(self._dry_runs):
+            dry_run.check(applied)
         return updates_without(dry_run, gradients, weights, [gradient is not None for gradient in applied])
 
     def _flat(self, gradients: Gradients) -> tf.Tensor:

@@ -28,6 +28,9 @@ _NO_DRY_RUN = (
 )
 
 
+_LARGE = 2.0**20  # times a gradient, far beyond what clipping leaves as it is
+
+
 class DryRun:
     """Dry runs of an optimizer: apply it to a gradient, record the movement, restore everything.
 
@@ -54,6 +57,7 @@ class DryRun:
         self, optimizer: Any, trained: Sequence[keras.Variable], theta: Sequence[keras.Variable]
     ) -> None:
         self._optimizer, self._trained, self._theta = optimizer, trained, theta
+        self._owned = frozenset(map(id, theta))
         if not optimizer.built:  # as the update itself would do
             optimizer.build(trained)
         optimizers = list(within([optimizer], held))
@@ -98,19 +102,27 @@ class DryRun:
             [
                 (by_variable[id(v)], v)
                 for v, moves in zip(self._trained, moving, strict=True)
-                if moves and id(v) in by_variable
+                if moves and id(v) in self._owned
             ]
         )
 
-    def check_sums(self, gradients: Sequence[Any]) -> None:
-        """Raise `LCAError` if the optimizer does not add up the repeated rows of `tf.IndexedSlices`.
+    def check(self, gradients: Sequence[Any]) -> None:
+        """Raise `LCAError` if dry runs cannot find the update of θ without a part of the batch.
 
-        ``gradients`` are those that it is about to apply. Costs two dry runs.
+        The optimizer has to add up the repeated rows of `tf.IndexedSlices`, and to update θ whatever the
+        gradients of variables outside θ are. ``gradients`` are those that it is about to apply. Costs two dry
+        runs for each of the two that has to be checked.
         """
+        pairs = [(g, v) for g, v in zip(gradients, self._trained, strict=True) if g is not None]
+        if any(isinstance(gradient, tf.IndexedSlices) for gradient, _ in pairs):
+            self._check_sums(gradients, pairs)
+        if len(inside := [(g, v) for g, v in pairs if id(v) in self._owned]) < len(pairs):
+            self._check_apart(inside, pairs)
+
+    def _check_sums(self, gradients: Sequence[Any], pairs: Sequence[tuple[Any, keras.Variable]]) -> None:
         sums = gradient_of(self._theta, gradients, self._trained)
         summed_up = self.update(sums, [gradient is not None for gradient in gradients])
-        pairs = zip(gradients, self._trained, strict=True)
-        real = self._movement([(gradient, v) for gradient, v in pairs if gradient is not None])
+        real = self._movement(pairs)
         limit = summed(float(tf.norm(flat(self._theta))), float(np.finfo(real.dtype.as_numpy_dtype).eps))
         if not float(tf.norm(summed_up - real)) <= limit:
             raise LCAError(
@@ -118,6 +130,21 @@ class DryRun:
                 "repeats, as that of an Embedding, so its update without a part of the batch is unknown. "
                 "Apply dense gradients ([tf.convert_to_tensor(g) for g in gradients]), or split the batch in "
                 "the loop with tracker.micro_batches and tracker.add, which makes them dense."
+            )
+
+    def _check_apart(
+        self, inside: Sequence[tuple[Any, keras.Variable]], pairs: Sequence[tuple[Any, keras.Variable]]
+    ) -> None:
+        outside = [v.path for _, v in pairs if id(v) not in self._owned]
+        large = [(g if id(v) in self._owned else _LARGE * tf.convert_to_tensor(g), v) for g, v in pairs]
+        alone, together = self._movement(inside).numpy(), self._movement(large).numpy()
+        if not np.array_equal(alone, together, equal_nan=True):
+            raise LCAError(
+                f"the update that {type(self._optimizer).__name__} makes of the measured parameters depends "
+                f"on the gradients of others, such as {outside[0]!r}, as with global_clipnorm=; so the "
+                "update without a part of the batch is unknown. Measure a model of all variables that the "
+                "optimizer updates, let it clip each by itself (clipnorm=), or use an estimator that requires "
+                "no such update (lca.estimators.LaggedCrossFit)."
             )
 
     def _movement(self, pairs: Sequence[tuple[Any, keras.Variable]]) -> tf.Tensor:
