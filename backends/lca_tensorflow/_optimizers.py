@@ -143,7 +143,7 @@ class DryRun:
                 f"the update that {type(self._optimizer).__name__} makes of the measured parameters depends "
                 f"on the gradients of others, such as {outside[0]!r}, as with global_clipnorm=; so the "
                 "update without a part of the batch is unknown. Measure a model of all variables that the "
-                "optimizer updates, let it clip each by itself (clipnorm=), or use an estimator that requires "
+                "optimizer updates, let it clip each by itself (clipnorm=), or use an estimator that needs "
                 "no such update (lca.estimators.LaggedCrossFit)."
             )
 
