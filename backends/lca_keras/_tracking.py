@@ -108,10 +108,17 @@ class KerasTracker(ModelTracker[Context]):
 
     def _dropout(self) -> list[str]:
         layers = self._model._flatten_layers(include_self=False)
-        return [layer.name for layer in layers if isinstance(layer, _DROPOUT) and layer.rate]
+        return [layer.name for layer in layers if _drops(layer)]
 
     def _owned(self) -> Iterable[keras.Variable]:
         return [variable for optimizer in self._optimizers for variable in trained_by(optimizer)]
+
+
+def _drops(layer: Any) -> bool:
+    if isinstance(layer, _DROPOUT):
+        return bool(layer.rate)
+    is_cell = hasattr(layer, "recurrent_dropout") and not isinstance(layer, keras.layers.RNN)  # which has one
+    return is_cell and bool(layer.dropout or layer.recurrent_dropout)
 
 
 class FitTracker(KerasTracker[Context]):

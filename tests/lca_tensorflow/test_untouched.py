@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lca import TRAPEZOID, PathIntegral
+from lca import TRAPEZOID, PathIntegral, tolerances
+from lca._state import same_state
 from lca.errors import LCAError, NonDeterministicError
+from lca.tolerances import EPS32
+from lca_keras._tracking import _drops
 from lca_tensorflow import LCACallback, Objective
 from tests.lca_tensorflow.networks import IMAGES, LABELS, X, Y, cross_entropy, floats, stack
 
@@ -153,6 +156,22 @@ def test_a_random_loss_is_refused_before_anything_is_drawn(draw, run_eagerly):
         Objective(model, cross_entropy(), (X, Y), run_eagerly=run_eagerly)
     assert generators() == before
     assert np.array_equal(tf.random.normal([3]).numpy(), first)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_masks_that_are_drawn_and_not_used_are_no_random_loss(run_eagerly):
+    """Recurrent layers of Keras draw the masks of their dropout in inference as well."""
+    model = stack((3, 2), LAYERS.SimpleRNN(4, dropout=0.5, recurrent_dropout=0.5, seed=3), DENSE(3))
+    [seeds] = [v for v in model.variables if v.name == "seed_generator_state"]
+    before, inputs = seeds.numpy(), X.reshape(-1, 3, 2)
+    objective = Objective(model, cross_entropy(), (inputs, Y), run_eagerly=run_eagerly)
+    loss, state = objective.loss(objective.theta()), objective.state()
+    assert seeds.numpy().tolist() == before.tolist()
+    assert abs(loss - float(cross_entropy()(Y, model(inputs)))) <= tolerances.repeat(loss, EPS32)
+    assert seeds.numpy().tolist() != before.tolist()
+    assert objective.loss(objective.theta()) == loss
+    assert same_state(objective.state(), state)
+    assert [layer.name for layer in model._flatten_layers() if _drops(layer)] == [model.layers[0].cell.name]
 
 
 RANDOM_LAYERS = {
