@@ -19,6 +19,8 @@ Gradients = Sequence[Any]
 _REMEMBERED = 20  # updates
 _REPEATED = 3  # two of many gradients may have one norm by chance,
 _REPEATED_ROUND = 2  # but hardly one that is a round number
+_COMPARED = 10_000  # entries, of which few are the same by chance
+_DIFFERENT = 0.9  # of the entries below the largest, unless they are counts
 
 
 class _Size(NamedTuple):
@@ -245,13 +247,21 @@ def _sizes(gradients: Gradients, variables: Sequence[keras.Variable]) -> Iterato
     norms = [float(np.linalg.norm(part)) for _, part in parts]
     sums = [float(part.sum()) for _, part in parts]
     total, norm = sum(sums), float(np.linalg.norm(norms))
-    largest = max(float(abs(part).max(initial=0.0)) for _, part in parts)
-    entries = sum(int(np.count_nonzero(abs(part) == largest)) for _, part in parts)
-    yield "largest entry", _Size(largest, total, eps * largest, entries)
+    told = [abs(part) for v, part in parts if len(v.shape) > 1 and not _are_counts(abs(part))]
+    if told:
+        entries = np.concatenate(told)
+        largest = float(entries.max(initial=0.0))
+        yield "largest entry", _Size(largest, total, eps * largest, int(np.count_nonzero(entries == largest)))
     for (v, _), own, own_sum in zip(parts, norms, sums, strict=True):
         if len(v.shape) > 1:  # those of biases may repeat, as counts do
             yield f"norm in {v.path!r} of", _Size(own, own_sum, summed(own, eps))
     yield "norm", _Size(norm, total, summed(norm, eps))
+
+
+def _are_counts(entries: np.ndarray) -> bool:
+    """Whether many of the entries below the largest are the same, as those of mean signs under MAE are."""
+    below = entries[(entries > 0) & (entries < entries.max(initial=0.0))][:_COMPARED]
+    return bool(np.unique(below).size < _DIFFERENT * below.size)
 
 
 def _sum(a: Any, b: Any) -> Any:
