@@ -9,7 +9,7 @@ import sys
 import threading
 from array import array
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from types import BuiltinMethodType, FunctionType, MethodType, ModuleType, SimpleNamespace
@@ -92,8 +92,13 @@ _BY_IDENTITY = (*tensor_types(), keras.Variable, np.ndarray, keras.dtype_policie
 _OPAQUE = (bytearray, array, threading.local, ContextVar, random.SystemRandom, np.random.BitGenerator)
 
 
-def reached(roots: Iterable[tuple[str, Any]]) -> dict[int, tuple[str, Any]]:
-    """Every part that can be reached from the roots, by id, with a name for messages."""
+def reached(
+    roots: Iterable[tuple[str, Any]], enters: Callable[[Any], bool] = lambda part: True
+) -> dict[int, tuple[str, Any]]:
+    """Every part that can be reached from the roots, by id, with a name for messages.
+
+    Of a part that ``enters`` rejects, nothing inside is reached.
+    """
     found: dict[int, tuple[str, Any]] = {}
     waiting = list(roots)
     while waiting:
@@ -101,23 +106,52 @@ def reached(roots: Iterable[tuple[str, Any]]) -> dict[int, tuple[str, Any]]:
         if id(part) in found or not is_part(part):
             continue
         found[id(part)] = name, part
-        if not is_long(part):
+        if enters(part) and not is_long(part):
             waiting += _inside(name, part)
     return found
 
 
-def opaque_in(parts: Mapping[int, tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """What these parts (of `reached`) hold whose state is not seen, so that nobody can restore it."""
-    for name, part in parts.values():
-        if type(part) is KEEPER:
+def opaque_in(roots: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """What can be reached from the roots and has a state that is not seen, so that nobody can restore it.
+
+    What other installed packages keep to themselves, such as caches, is theirs.
+    """
+    own = {_package(base) for _, root in roots for base in type(root).__mro__} - _LIBRARIES
+
+    def enters(part: Any) -> bool:
+        if isinstance(part, (*SEQUENCES, dict)):  # also those of Keras, in which it keeps the user's
+            return True
+        return _package(part) in own or not _is_installed(_package(part))
+
+    for name, part in reached(roots, enters).values():
+        if not enters(part):
+            continue
+        if type(part) is KEEPER or (is_long(part) and not _are_fixed(part)):
             yield name, part
-        elif is_long(part):
-            entries = part.values() if isinstance(part, dict) else part
-            if not all(isinstance(entry, (*_SIMPLE, *_BY_IDENTITY)) for entry in entries):
-                yield name, part
-        else:
+        elif not is_long(part):
             held = isinstance(part, SEQUENCES)  # whose iterators cannot be withheld
             yield from ((k, v) for k, v in _inside(name, part) if is_opaque(v) or (held and is_iterator(v)))
+
+
+def _package(part: Any) -> str:
+    """The package of a class or function, or that of the class of an object."""
+    known = isinstance(part, (type, FunctionType)) or type(part) is KEEPER
+    return str(getattr(part if known else type(part), "__module__", None) or "").partition(".")[0]
+
+
+def _is_installed(package: str) -> bool:
+    return "-packages" in (getattr(sys.modules.get(package), "__file__", None) or "")
+
+
+def _are_fixed(container: Any) -> bool:
+    """Whether the entries of a container have no state, as numbers."""
+    entries = container.values() if isinstance(container, dict) else container
+    if set(map(type, entries)) <= set(_SIMPLE):  # fast
+        return True
+    return all(
+        _are_fixed(entry) if isinstance(entry, tuple) else not (is_part(entry) or is_opaque(entry))
+        for entry in entries
+    )
 
 
 def is_opaque(value: Any) -> bool:

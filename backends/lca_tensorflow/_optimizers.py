@@ -26,8 +26,6 @@ from lca_tensorflow._vectors import flat, gradient_of
 _NO_DRY_RUN = (
     "use an estimator that requires no such update: lca.estimators.NextBatch(lca.RIGHT), SampledPathIntegral"
 )
-
-
 _LARGE = 2.0**20  # times a gradient, far beyond what clipping leaves as it is
 
 
@@ -65,14 +63,13 @@ class DryRun:
             *((type(one).__name__, part) for one in optimizers for part in (one, one._learning_rate)),
             *((variable.path, variable.constraint) for variable in trained),
         ]
-        parts = reached(self._roots)
-        for name, value in opaque_in(parts):
+        for name, value in opaque_in(self._roots):
             raise LCAError(
                 f"{name} in {type(optimizer).__name__} is a {type(value).__name__}, whose contents cannot be "
                 f"restored after a dry run of the optimizer. Keep the state in numbers, arrays, variables or "
                 f"lists of numbers; or {_NO_DRY_RUN}."
             )
-        self._users = [part for _, part in parts.values()]
+        self._users = [part for _, part in reached(self._roots).values()]
         states, self._arrays = _states_in(self._users)
         unbuilt = [one for one in optimizers if not one.built]
         lists = [value for one in unbuilt for value in vars(one).values() if isinstance(value, (list, dict))]

@@ -7,6 +7,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
+import scipy.linalg
 import tensorflow as tf
 
 from lca import tolerances
@@ -225,6 +226,12 @@ def test_what_cannot_be_restored_is_refused_before_a_dry_run(state):
     optimizer.kept = state()
     with pytest.raises(LCAError, match=r"kept.* in Noisy is a .* cannot be restored .* use an estimator"):
         DryRun(optimizer, pair, pair)
+
+
+def test_caches_of_installed_packages_and_long_lists_of_pairs_are_no_reason_to_refuse():
+    optimizer, pair = Noisy(lambda shape: scipy.linalg.eigh(np.eye(2))[1]), variables(1.0)
+    optimizer.history = [(0, 1.0)] * 300
+    assert np.isfinite(DryRun(optimizer, pair, pair).update(tf.ones(4), [True])).all()
 
 
 def test_a_dry_run_is_refused_where_gradients_outside_theta_count():
