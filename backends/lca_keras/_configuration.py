@@ -15,6 +15,7 @@ from lca_keras._reach import (
     SEQUENCES,
     class_variables,
     globals_of,
+    is_long,
     is_setting,
     is_users,
     named,
@@ -108,6 +109,8 @@ class Configuration:
 
 
 def _places(name: str, part: Any) -> Iterator[Place]:
+    if is_long(part):
+        return
     if isinstance(part, SEQUENCES):
         if not isinstance(part, tuple):
             yield _sequence(name, part)

@@ -24,9 +24,14 @@ class Fit:
     """
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        found = arguments.get("callbacks")
-        self.callbacks: list[keras.callbacks.Callback] = getattr(found, "callbacks", [])
+        self._list: Any = arguments.get("callbacks")
         self._weights = _weights_in(arguments)
+
+    @property
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """All callbacks; empty if there is no list of them."""
+        found: list[keras.callbacks.Callback] = getattr(self._list, "callbacks", [])
+        return found
 
     @classmethod
     def of(cls, model: keras.Model) -> "Fit":
@@ -45,8 +50,11 @@ class Fit:
         return bool(self.callbacks)
 
     def remove(self, callback: keras.callbacks.Callback) -> None:
-        """Take it away again, for the list may be used in another fit."""
-        self.callbacks.remove(callback)
+        """Take it away again, for the list may be used in another fit.
+
+        Keras may be going through the list, so another takes its place.
+        """
+        self._list.callbacks = [other for other in self.callbacks if other is not callback]
 
     def check_weights(self, measured: AnyObjective | Mapping[str, AnyObjective]) -> None:
         """Warn if fit weighs the examples and no measured loss does."""

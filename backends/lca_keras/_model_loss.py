@@ -270,7 +270,7 @@ class KerasLoss(SharedLoss):
     @contextmanager
     def _undisturbed(self, version: Version, *, drawing: bool = False) -> Iterator[None]:
         """Put back what the forward pass writes in Python and draws; without ``drawing``, that is refused."""
-        host, drawn = HostGenerators.now(), ""
+        host, drawn = HostGenerators.now(version.configuration.parts), ""
         with kept(version.configuration.parts), self._engine.private_generators() as moved:
             try:
                 yield

@@ -109,6 +109,19 @@ def _replaying(norm: Any, flags: list[bool]) -> Callable[..., Any]:
     return replaying
 
 
+def is_seed(variable: keras.Variable) -> bool:
+    """Whether a variable is the state of a generator of random numbers."""
+    return bool(variable.name == "seed_generator_state")
+
+
+def random_error() -> NonDeterministicError:
+    """The error for a loss that depends on random numbers of Keras."""
+    return NonDeterministicError(
+        "random numbers are drawn while measuring, so the loss is not a function of the weights; is dropout "
+        "called with training=True, or noise added without asking `training`?"
+    )
+
+
 class Scope(keras.StatelessScope):
     """Replace variables by given values, and drop what a forward pass would assign.
 
@@ -152,10 +165,7 @@ class Scope(keras.StatelessScope):
         return value
 
     def add_update(self, update: tuple[keras.Variable, Any]) -> None:
-        if update[0].name == "seed_generator_state" and not self._random:
-            raise NonDeterministicError(
-                "random numbers are drawn while measuring, so the loss is not a function of the weights; is "
-                "dropout called with training=True, or noise added without asking `training`?"
-            )
+        if is_seed(update[0]) and not self._random:
+            raise random_error()
         if id(update[0]) not in self._unmoved:
             super().add_update(update)

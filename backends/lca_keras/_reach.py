@@ -4,11 +4,15 @@ Compiling a loss turns the numbers in these objects into constants, so a change 
 (`Configuration`). A forward pass may write to them, which has to be undone (`untouched`).
 """
 
+import random
 import sys
+import threading
+from array import array
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from contextvars import ContextVar
 from functools import partial
-from types import FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import BuiltinMethodType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import keras
@@ -20,7 +24,7 @@ from lca.frameworks._keepers import KEEPER, keeper_in
 from lca_keras._engine import tensor_types
 
 MOST_ENTRIES = 256
-"""Lists and dictionaries with more entries hold data, not settings."""
+"""Lists and dictionaries with more entries hold data, not settings: what is in their entries is not seen."""
 LARGEST_ARRAY = 2**16
 """Bytes; larger arrays count as changed only if another takes their place."""
 NOT_READ: frozenset[Any] = frozenset(vars(keras.layers.Layer(name="any"))) - {
@@ -76,16 +80,25 @@ _LIBRARIES = sys.stdlib_module_names | {
 _KERAS_PARTS = (
     keras.layers.Layer,
     keras.losses.Loss,
+    keras.metrics.Metric,
     keras.regularizers.Regularizer,
 )
 SEQUENCES = (list, tuple, deque, set)
-_NO_OBJECTS = (*SEQUENCES, MethodType, partial, FunctionType)
+_METHODS = (MethodType, BuiltinMethodType)
+_NO_OBJECTS = (*SEQUENCES, *_METHODS, partial, FunctionType)
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), type, np.generic)
-_BY_IDENTITY = (*tensor_types(), keras.Variable, np.ndarray, keras.dtype_policies.DTypePolicy)
+GENERATORS = (random.Random, np.random.RandomState, np.random.Generator)
+_BY_IDENTITY = (*tensor_types(), keras.Variable, np.ndarray, keras.dtype_policies.DTypePolicy, *GENERATORS)
+_OPAQUE = (bytearray, array, threading.local, ContextVar, random.SystemRandom, np.random.BitGenerator)
 
 
-def reached(roots: Iterable[tuple[str, Any]]) -> dict[int, tuple[str, Any]]:
-    """Every part that can be reached from the roots, by id, with a name for messages."""
+def reached(
+    roots: Iterable[tuple[str, Any]], enters: Callable[[Any], bool] = lambda part: True
+) -> dict[int, tuple[str, Any]]:
+    """Every part that can be reached from the roots, by id, with a name for messages.
+
+    Of a part that ``enters`` rejects, nothing inside is reached.
+    """
     found: dict[int, tuple[str, Any]] = {}
     waiting = list(roots)
     while waiting:
@@ -93,20 +106,80 @@ def reached(roots: Iterable[tuple[str, Any]]) -> dict[int, tuple[str, Any]]:
         if id(part) in found or not is_part(part):
             continue
         found[id(part)] = name, part
-        waiting += _inside(name, part)
+        if enters(part) and not is_long(part):
+            waiting += _inside(name, part)
     return found
+
+
+def opaque_in(roots: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """What can be reached from the roots and has a state that is not seen, so that nobody can restore it.
+
+    What other installed packages keep to themselves, such as caches, is theirs.
+    """
+    own = {_package(base) for _, root in roots for base in type(root).__mro__} - _LIBRARIES
+
+    def enters(part: Any) -> bool:
+        if isinstance(part, (*SEQUENCES, dict)):  # also those of Keras, in which it keeps the user's
+            return True
+        return _package(part) in own or not _is_installed(_package(part))
+
+    for name, part in reached(roots, enters).values():
+        if not enters(part):
+            continue
+        if type(part) is KEEPER or (is_long(part) and not _are_fixed(part)):
+            yield name, part
+        elif not is_long(part):
+            held = isinstance(part, SEQUENCES)  # whose iterators cannot be withheld
+            yield from ((k, v) for k, v in _inside(name, part) if is_opaque(v) or (held and is_iterator(v)))
+
+
+def _package(part: Any) -> str:
+    """The package of a class or function, or that of the class of an object."""
+    known = isinstance(part, (type, FunctionType)) or type(part) is KEEPER
+    return str(getattr(part if known else type(part), "__module__", None) or "").partition(".")[0]
+
+
+def _is_installed(package: str) -> bool:
+    return "-packages" in (getattr(sys.modules.get(package), "__file__", None) or "")
+
+
+def _are_fixed(container: Any) -> bool:
+    """Whether the entries of a container have no state, as numbers."""
+    entries = container.values() if isinstance(container, dict) else container
+    if set(map(type, entries)) <= set(_SIMPLE):  # fast
+        return True
+    return all(
+        _are_fixed(entry) if isinstance(entry, tuple) else not (is_part(entry) or is_opaque(entry))
+        for entry in entries
+    )
+
+
+def is_opaque(value: Any) -> bool:
+    """Whether a value has a state that is not seen: native objects, open files, compiled functions."""
+    if isinstance(value, _OPAQUE) or (isinstance(value, np.ndarray) and value.dtype.hasobject):
+        return True
+    if isinstance(value, (*_SIMPLE, *_BY_IDENTITY)) or is_part(value) or is_iterator(value):
+        return False
+    kind = type(value)
+    native = hasattr(kind, "resource_handle") or hasattr(kind, "get_concrete_function")  # of TensorFlow
+    return native or is_users(kind) or isinstance(value, Iterator)
+
+
+def is_long(part: Any) -> bool:
+    """Whether a part is a container whose entries are not seen."""
+    return isinstance(part, (*SEQUENCES, dict)) and len(part) > MOST_ENTRIES
 
 
 def is_part(value: Any) -> bool:
     """Whether a value has settings of its own: a user's object or class, a layer, a function, a container."""
     if isinstance(value, (*SEQUENCES, dict)):
-        return len(value) <= MOST_ENTRIES
-    if isinstance(value, type):
+        return True
+    if isinstance(value, type) or type(value) is KEEPER:
         return is_users(value)
     if isinstance(value, (FunctionType, MethodType, partial, SimpleNamespace, *_KERAS_PARTS)):
         return True
-    if type(value) is KEEPER:
-        return is_users(value)
+    if isinstance(value, BuiltinMethodType):  # as Generator.normal; others belong to a module
+        return not isinstance(value.__self__, (ModuleType, type, type(None)))
     if isinstance(value, _BY_IDENTITY) or not is_users(type(value)):
         return False
     return hasattr(value, "__dict__") or bool(slots_of(type(value)))
@@ -115,8 +188,10 @@ def is_part(value: Any) -> bool:
 def is_setting(value: Any) -> bool:
     """Whether a loss with this value baked in has to be traced again when another takes its place."""
     if isinstance(value, tuple):
-        return len(value) <= MOST_ENTRIES and all(map(is_setting, value))
-    return isinstance(value, (*_SIMPLE, *_BY_IDENTITY)) or callable(value) or is_part(value)
+        return not is_long(value) and all(map(is_setting, value))
+    if isinstance(value, (*_SIMPLE, *_BY_IDENTITY)) or callable(value) or is_opaque(value):
+        return True
+    return is_part(value) and not is_long(value)
 
 
 def is_iterator(value: Any) -> bool:
@@ -144,9 +219,16 @@ def namespaces(part: Any) -> Iterator[MutableMapping[Any, Any]]:
 
 
 def held_by(part: Any) -> Iterator[Any]:
-    """What a part holds, its entries and the variables that a function reads among them."""
+    """What a part holds, its entries and the variables that a function reads among them.
+
+    Nothing for a container that is too long to be looked into.
+    """
+    if is_long(part):
+        return
     if isinstance(part, SEQUENCES):
         yield from part
+    elif isinstance(part, _METHODS):
+        yield part.__self__
     for mapping in namespaces(part):
         yield from mapping.values()
     if isinstance(part, type):
@@ -209,14 +291,16 @@ def _is_users_module(module: ModuleType) -> bool:
 def _is_followed(value: Any) -> bool:
     if isinstance(value, (FunctionType, type)):
         return is_users(value)
-    return is_part(value) or is_iterator(value) or (is_setting(value) and not callable(value))
+    if is_part(value) or is_iterator(value) or is_opaque(value):
+        return True
+    return is_setting(value) and not callable(value)
 
 
 def _inside(name: str, part: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(part, SEQUENCES):
         yield from ((f"{name}[{i}]", value) for i, value in enumerate(part))
-    elif isinstance(part, MethodType):
-        yield from ((name, part.__func__), (name, part.__self__))
+    elif isinstance(part, _METHODS):
+        yield from ((name, getattr(part, "__func__", None)), (name, part.__self__))
     elif isinstance(part, partial):
         yield from ((name, part.func), (f"{name}.args", part.args), (f"{name}.keywords", part.keywords))
     elif isinstance(part, defaultdict):

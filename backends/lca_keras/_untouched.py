@@ -1,5 +1,6 @@
 """`kept`: what a forward pass writes in Python is put back; `HostGenerators`: what it draws, too."""
 
+import pickle
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
@@ -15,12 +16,15 @@ from lca.errors import NonDeterministicError
 from lca.frameworks._keepers import emptied_again
 from lca_keras._configuration import MISSING, cell_content
 from lca_keras._reach import (
+    GENERATORS,
     LARGEST_ARRAY,
     NOT_READ,
     class_variables,
     globals_of,
     held_by,
     is_iterator,
+    is_long,
+    is_opaque,
     is_users,
     keepers_of,
     namespaces,
@@ -41,7 +45,8 @@ def kept(parts: Iterable[Any]) -> Iterator[None]:
     keras_globals = {name: global_state.get_global_attribute(name) for name in KERAS_GLOBALS}
     try:
         for part in parts:
-            _withhold_iterators(part)
+            if not is_long(part):
+                _withhold_iterators(part)
         yield
     finally:
         for name, value in keras_globals.items():
@@ -69,27 +74,38 @@ class Withheld:
 
 
 class HostGenerators(NamedTuple):
-    """The states of the global generators of Python and NumPy."""
+    """The states of generators of Python and NumPy: the global ones, and those that the user's code holds."""
 
-    python: Any
-    numpy: Any
+    states: list[tuple[Any, Any]]
 
     @classmethod
-    def now(cls) -> "HostGenerators":
+    def now(cls, parts: Iterable[Any]) -> "HostGenerators":
         """The states as they are."""
-        return cls(random.getstate(), np.random.get_state())  # noqa: NPY002 - users' code draws from it
+        held = (value for part in parts for value in held_by(part))
+        own = {id(v): v for v in held if isinstance(v, GENERATORS) and not is_opaque(v)}
+        known = [random._inst, np.random.mtrand._rand, *own.values()]
+        return cls([(generator, _state_of(generator)) for generator in known])
 
     def drawn(self) -> str:
         """The library whose generator has moved since, or an empty string."""
-        if random.getstate() != self.python:
-            return "Python"
-        now = np.random.get_state()  # noqa: NPY002
-        return "" if all(np.array_equal(a, b) for a, b in zip(now, self.numpy, strict=True)) else "NumPy"
+        moved = [one for one, before in self.states if pickle.dumps(_state_of(one)) != pickle.dumps(before)]
+        return ("Python" if isinstance(moved[0], random.Random) else "NumPy") if moved else ""
 
     def restore(self) -> None:
-        """Put both back."""
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)  # noqa: NPY002
+        """Put all of them back."""
+        for generator, state in self.states:
+            if isinstance(generator, random.Random):
+                generator.setstate(state)
+            elif isinstance(generator, np.random.RandomState):
+                generator.set_state(state)
+            else:
+                generator.bit_generator.state = state
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
 
 
 def drawn_error(library: str) -> NonDeterministicError:

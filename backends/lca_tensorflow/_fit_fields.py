@@ -43,12 +43,20 @@ class FitFields(Loop):
             )
         names = ("gradient", "update_slope") if slopes else ("gradient",)
         self._kept = _kept_by(model, self._variables, names)
+        self._model = model
 
     def close(self) -> None:
         """The run is over."""
         self.clear()
 
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
+        if all(keeper.kept is not self._kept for keeper in _keepers.get(self._model.train_function, ())):
+            raise LCAError(
+                "the training step of the model was made anew in the middle of fit (make_train_function, "
+                "compile), without the gradient that the estimator requires. Change the model between two "
+                "calls of fit, or use an estimator that requires no gradient of training "
+                "(lca.estimators.SampledPathIntegral)."
+            )
         return {name: tf.identity(kept) for name, kept in self._kept.items() if name in fields}
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from lca.errors import LCAError, LCAWarning
 from lca.frameworks import PyTree
 from lca.tolerances import summed
-from lca.tracking._context import GRADIENT_FIELDS, LoopContext
+from lca.tracking._context import GRADIENT_FIELDS, LoopContext, is_due
 from lca_tensorflow._optimizers import DryRun, check_unscaled, update_slope, updates_without
 from lca_tensorflow._vectors import gradient_of
 
@@ -19,6 +19,8 @@ Gradients = Sequence[Any]
 _REMEMBERED = 20  # updates
 _REPEATED = 3  # two of many gradients may have one norm by chance,
 _REPEATED_ROUND = 2  # but hardly one that is a round number
+_COMPARED = 10_000  # entries, of which few are the same by chance
+_DIFFERENT = 0.9  # of the entries below the largest, unless they are counts
 
 
 class _Size(NamedTuple):
@@ -75,7 +77,7 @@ class Loop(LoopContext):
         self._sizes: list[dict[str, _Size]] = []  # of the gradients of the last updates
         self._computed: dict[int, list[Any]] = {}  # gradients by the id of their variable
         self._warned = False
-        self._sparse = 0  # updates with sparse gradients
+        self._dry_runs = 0  # updates with dry runs
 
     def begin_batch(self, *batch: PyTree, weight: float | None = None) -> None:
         """As `lca.tracking.ModelTracker.begin_batch`."""
@@ -209,10 +211,9 @@ class Loop(LoopContext):
         assert self._applied is not None
         applied, trained = self._applied
         dry_run = DryRun(self._optimizer, trained, self._variables)
-        if any(isinstance(gradient, tf.IndexedSlices) for gradient in applied):
-            self._sparse += 1
-            if self._sparse & (self._sparse - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-                dry_run.check_sums(applied)
+        self._dry_runs += 1
+        if is_due(self._dry_runs):
+            dry_run.check(applied)
         return updates_without(dry_run, gradients, weights, [gradient is not None for gradient in applied])
 
     def _flat(self, gradients: Gradients) -> tf.Tensor:
@@ -246,13 +247,21 @@ def _sizes(gradients: Gradients, variables: Sequence[keras.Variable]) -> Iterato
     norms = [float(np.linalg.norm(part)) for _, part in parts]
     sums = [float(part.sum()) for _, part in parts]
     total, norm = sum(sums), float(np.linalg.norm(norms))
-    largest = max(float(abs(part).max(initial=0.0)) for _, part in parts)
-    entries = sum(int(np.count_nonzero(abs(part) == largest)) for _, part in parts)
-    yield "largest entry", _Size(largest, total, eps * largest, entries)
+    told = [abs(part) for v, part in parts if len(v.shape) > 1 and not _are_counts(abs(part))]
+    if told:
+        entries = np.concatenate(told)
+        largest = float(entries.max(initial=0.0))
+        yield "largest entry", _Size(largest, total, eps * largest, int(np.count_nonzero(entries == largest)))
     for (v, _), own, own_sum in zip(parts, norms, sums, strict=True):
         if len(v.shape) > 1:  # those of biases may repeat, as counts do
             yield f"norm in {v.path!r} of", _Size(own, own_sum, summed(own, eps))
     yield "norm", _Size(norm, total, summed(norm, eps))
+
+
+def _are_counts(entries: np.ndarray) -> bool:
+    """Whether many of the entries below the largest are the same, as those of mean signs under MAE are."""
+    below = entries[(entries > 0) & (entries < entries.max(initial=0.0))][:_COMPARED]
+    return bool(np.unique(below).size < _DIFFERENT * below.size)
 
 
 def _sum(a: Any, b: Any) -> Any:

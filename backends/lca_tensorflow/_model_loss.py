@@ -482,7 +482,8 @@ class KerasLoss(SharedLoss):
         given = [*zip(self.variables, tensors, strict=True)]
         given += [(program.others.given[name], value) for name, value in values.items()]
         unmoved = [norm for norm, _ in program.modes]
-        with batch_statistics(program.modes), TapeScope(given, unmoved=unmoved) as scope:
+        traced = tf.inside_function() or bool(program.functions)  # whose graph says whether draws count
+        with batch_statistics(program.modes), TapeScope(given, random=traced, unmoved=unmoved) as scope:
             loss = self._batch_loss(self._model, batch)
         self._seen = scope.variables
         if isinstance(loss, tf.Tensor) and loss.shape.rank is None:  # of Python functions and tables

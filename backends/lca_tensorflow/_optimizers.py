@@ -18,18 +18,23 @@ from lca.errors import LCAError, NonDeterministicError
 from lca.tolerances import summed
 from lca.tracking._model import within
 from lca_keras._counts import held, trained_by
-from lca_keras._reach import SEQUENCES, held_by, reached
+from lca_keras._reach import held_by, is_long, opaque_in, reached
 from lca_keras._untouched import kept
 from lca_tensorflow._untouched import untouched
 from lca_tensorflow._vectors import flat, gradient_of
+
+_NO_DRY_RUN = (
+    "use an estimator that requires no such update: lca.estimators.NextBatch(lca.RIGHT), SampledPathIntegral"
+)
+_LARGE = 2.0**20  # times a gradient, far beyond what clipping leaves as it is
 
 
 class DryRun:
     """Dry runs of an optimizer: apply it to a gradient, record the movement, restore everything.
 
     So the movement contains all that the optimizer does: schedules, decay and exceptions from it, clipping,
-    constraints, averages. Afterwards the variables, and all that the user's code in the optimizer can write
-    to, are the same, bit for bit.
+    constraints, averages. Afterwards the variables, and all that the user's code in the optimizer holds or
+    refers to, are the same, bit for bit; what it writes elsewhere (files, ``os.environ``) is not seen.
 
     Parameters
     ----------
@@ -39,12 +44,18 @@ class DryRun:
         The variables that the update is applied to.
     theta
         The variables of θ, in order.
+
+    Raises
+    ------
+    LCAError
+        If the optimizer holds what cannot be restored, such as a table of TensorFlow.
     """
 
     def __init__(
         self, optimizer: Any, trained: Sequence[keras.Variable], theta: Sequence[keras.Variable]
     ) -> None:
         self._optimizer, self._trained, self._theta = optimizer, trained, theta
+        self._owned = frozenset(map(id, theta))
         if not optimizer.built:  # as the update itself would do
             optimizer.build(trained)
         optimizers = list(within([optimizer], held))
@@ -52,6 +63,12 @@ class DryRun:
             *((type(one).__name__, part) for one in optimizers for part in (one, one._learning_rate)),
             *((variable.path, variable.constraint) for variable in trained),
         ]
+        for name, value in opaque_in(self._roots):
+            raise LCAError(
+                f"{name} in {type(optimizer).__name__} is a {type(value).__name__}, whose contents cannot be "
+                f"restored after a dry run of the optimizer. Keep the state in numbers, arrays, variables or "
+                f"lists of numbers; or {_NO_DRY_RUN}."
+            )
         self._users = [part for _, part in reached(self._roots).values()]
         states, self._arrays = _states_in(self._users)
         unbuilt = [one for one in optimizers if not one.built]
@@ -82,19 +99,27 @@ class DryRun:
             [
                 (by_variable[id(v)], v)
                 for v, moves in zip(self._trained, moving, strict=True)
-                if moves and id(v) in by_variable
+                if moves and id(v) in self._owned
             ]
         )
 
-    def check_sums(self, gradients: Sequence[Any]) -> None:
-        """Raise `LCAError` if the optimizer does not add up the repeated rows of `tf.IndexedSlices`.
+    def check(self, gradients: Sequence[Any]) -> None:
+        """Raise `LCAError` if dry runs cannot find the update of θ without a part of the batch.
 
-        ``gradients`` are those that it is about to apply. Costs two dry runs.
+        The optimizer has to add up the repeated rows of `tf.IndexedSlices`, and to update θ whatever the
+        gradients of variables outside θ are. ``gradients`` are those that it is about to apply. Costs two dry
+        runs for each of the two that has to be checked.
         """
+        pairs = [(g, v) for g, v in zip(gradients, self._trained, strict=True) if g is not None]
+        if any(isinstance(gradient, tf.IndexedSlices) for gradient, _ in pairs):
+            self._check_sums(gradients, pairs)
+        if len(inside := [(g, v) for g, v in pairs if id(v) in self._owned]) < len(pairs):
+            self._check_apart(inside, pairs)
+
+    def _check_sums(self, gradients: Sequence[Any], pairs: Sequence[tuple[Any, keras.Variable]]) -> None:
         sums = gradient_of(self._theta, gradients, self._trained)
         summed_up = self.update(sums, [gradient is not None for gradient in gradients])
-        pairs = zip(gradients, self._trained, strict=True)
-        real = self._movement([(gradient, v) for gradient, v in pairs if gradient is not None])
+        real = self._movement(pairs)
         limit = summed(float(tf.norm(flat(self._theta))), float(np.finfo(real.dtype.as_numpy_dtype).eps))
         if not float(tf.norm(summed_up - real)) <= limit:
             raise LCAError(
@@ -102,6 +127,21 @@ class DryRun:
                 "repeats, as that of an Embedding, so its update without a part of the batch is unknown. "
                 "Apply dense gradients ([tf.convert_to_tensor(g) for g in gradients]), or split the batch in "
                 "the loop with tracker.micro_batches and tracker.add, which makes them dense."
+            )
+
+    def _check_apart(
+        self, inside: Sequence[tuple[Any, keras.Variable]], pairs: Sequence[tuple[Any, keras.Variable]]
+    ) -> None:
+        outside = [v.path for _, v in pairs if id(v) not in self._owned]
+        large = [(g if id(v) in self._owned else _LARGE * tf.convert_to_tensor(g), v) for g, v in pairs]
+        alone, together = self._movement(inside).numpy(), self._movement(large).numpy()
+        if not np.array_equal(alone, together, equal_nan=True):
+            raise LCAError(
+                f"the update that {type(self._optimizer).__name__} makes of the measured parameters depends "
+                f"on the gradients of others, such as {outside[0]!r}, as with global_clipnorm=; so the "
+                "update without a part of the batch is unknown. Measure a model of all variables that the "
+                "optimizer updates, let it clip each by itself (clipnorm=), or use an estimator that needs "
+                "no such update (lca.estimators.LaggedCrossFit)."
             )
 
     def _movement(self, pairs: Sequence[tuple[Any, keras.Variable]]) -> tf.Tensor:
@@ -129,8 +169,7 @@ class DryRun:
         except NonDeterministicError as error:
             raise LCAError(
                 f"{type(self._optimizer).__name__} draws random numbers or reads an iterator when it "
-                "updates, so its update without a part of the batch cannot be found; use an estimator that "
-                "requires no such update (lca.estimators.NextBatch(lca.RIGHT) or SampledPathIntegral)."
+                f"updates, so its update without a part of the batch cannot be found; {_NO_DRY_RUN}."
             ) from error
 
 
@@ -139,9 +178,8 @@ def _states_in(parts: Sequence[Any]) -> tuple[list[keras.Variable | tf.Variable]
     found = [value for part in parts for value in held_by(part)]
     if parts:
         found.append(global_state.get_global_attribute(GLOBAL_SEED_GENERATOR))
-    for one in [*found]:
-        if isinstance(one, (*SEQUENCES, dict)):  # also those that are too long for a part
-            found += one.values() if isinstance(one, dict) else one
+    for part in filter(is_long, parts):
+        found += part.values() if isinstance(part, dict) else part
     states = [one.state for one in found if isinstance(one, keras.random.SeedGenerator)]
     variables = [one for one in found if isinstance(one, (keras.Variable, tf.Variable))]
     arrays = [one for one in found if isinstance(one, np.ndarray) and one.flags.writeable]

@@ -64,7 +64,7 @@ class Generators(NamedTuple):
         operations = getattr(context.context(), "_rng", None)
         if operations is not None:
             context.context()._rng = _stand_in()
-        return cls(HostGenerators.now(), operations, shared, own, variables)
+        return cls(HostGenerators.now(parts), operations, shared, own, variables)
 
     def drawn(self) -> str:
         """The library whose generator has moved since, or an empty string."""

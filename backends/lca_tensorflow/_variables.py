@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from lca.errors import LCAError, NonDeterministicError
 from lca.objective import State
+from lca_keras._policies import is_seed, random_error
 from lca_tensorflow._traced import Traced
 
 _NAMES: WeakValueDictionary[str, Any] = WeakValueDictionary()
@@ -54,7 +55,7 @@ class OtherVariables:
         Raises
         ------
         NonDeterministicError
-            If the function draws random numbers.
+            If the results of the function depend on random numbers.
         LCAError
             If it reads a parameter past the value that replaces it.
         """
@@ -63,8 +64,11 @@ class OtherVariables:
                 f"the loss draws random numbers ({traced.random[0]}), so it is not a function of the "
                 "weights; draw them only when called with training=True, or outside of the loss."
             )
+        read = {id(v): seen[id(v)] for v in traced.reads if id(v) in seen}
+        if any(map(is_seed, read.values())):  # Keras also draws masks of recurrent layers that nothing uses
+            raise random_error()
         known = len(self.given)
-        self.learn({id(v): seen[id(v)] for v in traced.reads if id(v) in seen}, traced.reads)
+        self.learn(read, traced.reads)
         self.written += [v for v in traced.writes if not any(v is known for known in self.written)]
         self.calls_python |= traced.python
         return len(self.given) > known

@@ -9,9 +9,9 @@ import numpy as np
 
 from lca._micro_batches import LeftOut, mean_without
 from lca.arrays import Vector, array_ops
-from lca.errors import LCAError
+from lca.errors import DataError, LCAError
 from lca.frameworks import examples_in, tensors_in
-from lca.frameworks._trees import take
+from lca.frameworks._trees import describe, take
 from lca.objective import Batch
 from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import rebatched, summed
@@ -312,7 +312,14 @@ class LoopContext(ABC):
 
     def _count_examples(self, batch: Batch) -> int:
         """The number of examples; raises `LCAError` if the batch cannot be split."""
-        return examples_in(batch)
+        try:
+            return examples_in(batch)
+        except DataError:
+            raise LCAError(
+                f"this batch ({describe(batch)}) cannot be split into micro-batches, which requires tensors "
+                "of one length with a row for each example; split it yourself, loop over "
+                "tracker.batches(pieces, weight) and use CrossFit() without own_pass."
+            ) from None
 
     def _rows(self, batch: Batch, start: int, stop: int) -> Batch:
         """The examples from ``start`` to ``stop``; a view where possible."""

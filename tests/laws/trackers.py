@@ -908,6 +908,11 @@ def batches_are_split_into_a_whole_number_of_micro_batches(framework, folder):
     assert len(list(run.tracker.micro_batches(run.data(BATCHES[0][:3]), 5))) == 3
     with pytest.raises(LCAError, match="cannot be split into micro-batches"):
         next(run.tracker.micro_batches(run.data(BATCHES[0][:0]), 2))
+    x, y = run.data(BATCHES[0])
+    with pytest.raises(
+        LCAError, match=r"requires tensors of one length.* loop over tracker\.batches\(pieces\)"
+    ):
+        next(run.tracker.micro_batches((x, y[:-1]), 2, weight=len))
 
 
 def scores_of_another_form_end_the_measuring(framework, folder):

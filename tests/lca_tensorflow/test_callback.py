@@ -412,6 +412,17 @@ def test_a_list_of_callbacks_is_left_as_it_was():
         assert ours.steps == 3
 
 
+def test_several_callbacks_of_one_fit_all_end_their_runs(tmp_path):
+    model = model_of(keras.optimizers.SGD(0.1), norm=False, run_eagerly=True)
+    objective = frozen(model)
+    callbacks = [LCACallback(objective, record=tmp_path / name, on_error="raise") for name in "ab"]
+    fit(model, *callbacks, epochs=1)
+    for name, callback in zip("ab", callbacks, strict=True):
+        record = lca.open_record(tmp_path / name)
+        assert record.attrs["complete"]
+        assert record.sizes["step"] == callback.steps == 3
+
+
 def test_losses_add_up_in_float32_as_well():
     model = model_of(keras.optimizers.SGD(0.05), norm=False)
     ours = LCACallback(X, Y, estimator=lca.PathIntegral(lca.gauss_lobatto(5)), on_error="raise")

@@ -171,6 +171,16 @@ def test_a_step_that_was_compiled_without_the_gradient_is_refused():
     assert (first.summary()["train"]["steps"], second.summary()["train"]["steps"]) == (10, 9)
 
 
+def test_a_step_that_is_made_anew_in_the_middle_of_fit_is_refused():
+    class Remake(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2:
+                self.model.make_train_function(force=True)
+
+    with pytest.raises(LCAError, match="was made anew in the middle of fit .* between two calls of fit"):
+        left_by_fit(small_model("sgd"), same_batch(), Remake())
+
+
 def test_a_new_callback_measures_after_an_interrupted_fit():
     class Interrupt(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):

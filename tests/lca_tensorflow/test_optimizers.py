@@ -1,8 +1,13 @@
 """`DryRun` and `updates_without`: what the optimizer really does, and everything is restored."""
 
+import random
+from contextvars import ContextVar
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
+import scipy.linalg
 import tensorflow as tf
 
 from lca import tolerances
@@ -154,10 +159,13 @@ class Remembering(keras.optimizers.SGD):
         super().__init__(0.1)
         self.calls, self.mean, self.inner = 0, np.zeros(20_000), keras.optimizers.Adam(0.01)
         self.slow = [tf.Variable(0.0) for _ in range(300)]
+        self.sum, self.history = keras.metrics.Sum(), [0] * 300
 
     def apply(self, grads, trainable_variables=None):
         self.calls += 1
-        self.mean += self.calls
+        self.history.append(self.calls)
+        self.sum.update_state(len(self.history))
+        self.mean += self.calls + self.sum.result().numpy()
         self.slow[-1].assign_add(self.mean[-1])
         self.inner.apply(grads, trainable_variables)
         super().apply([self.slow[-1] * g for g in grads], trainable_variables)
@@ -168,24 +176,72 @@ def test_what_an_optimizer_keeps_beside_its_variables_is_restored():
     optimizer = Remembering()
     for _ in range(2):
         np.testing.assert_array_equal(*dry_and_real(optimizer, pair, pair, grads))
-    assert (optimizer.calls, optimizer.mean[-1], int(optimizer.inner.iterations)) == (2, 3, 2)
+    assert (optimizer.calls, optimizer.mean[-1], int(optimizer.inner.iterations)) == (2, 3 + 301 + 603, 2)
 
 
 class Noisy(keras.optimizers.SGD):
+    def __init__(self, draw):
+        super().__init__(0.1)
+        self.draw = draw
+
     def update_step(self, gradient, variable, learning_rate):
-        super().update_step(gradient + tf.random.normal(gradient.shape), variable, learning_rate)
+        super().update_step(gradient + self.draw(gradient.shape), variable, learning_rate)
 
 
-def test_random_updates_are_refused_and_the_next_random_numbers_are_the_same():
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tf.random.normal,
+        lambda: np.random.default_rng(0).standard_normal,
+        lambda: np.random.RandomState(0).standard_normal,
+        lambda: partial(lambda rng, shape: rng.random(), random.Random(0)),
+    ],
+    ids=["operation", "NumPy", "RandomState", "Python"],
+)
+def test_random_updates_are_refused_and_the_next_random_numbers_are_the_same(make):
     drawn, pair = [], variables(1.0)
-    optimizer = Noisy(0.1)
     for refused in (False, True):
         keras.utils.set_random_seed(0)
+        optimizer = Noisy(make())
         if refused:
             with pytest.raises(LCAError, match="Noisy draws random numbers.*requires no such update"):
                 DryRun(optimizer, pair, pair).update(tf.ones(4), [True])
-        drawn.append(tf.random.normal([2, 2]).numpy())
+        drawn.append(optimizer.draw([2, 2]))
     np.testing.assert_array_equal(*drawn)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda: tf.lookup.experimental.MutableHashTable(tf.int32, tf.float32, 0.0),
+        lambda: ContextVar("calls"),
+        lambda: bytearray(2),
+        lambda: [[0.0] for _ in range(300)],
+        lambda: [iter([1.0, 2.0])],
+    ],
+    ids=["table", "context", "bytes", "long list of lists", "iterator in a list"],
+)
+def test_what_cannot_be_restored_is_refused_before_a_dry_run(state):
+    optimizer, pair = Noisy(tf.zeros), variables(1.0)
+    optimizer.kept = state()
+    with pytest.raises(LCAError, match=r"kept.* in Noisy is a .* cannot be restored .* use an estimator"):
+        DryRun(optimizer, pair, pair)
+
+
+def test_caches_of_installed_packages_and_long_lists_of_pairs_are_no_reason_to_refuse():
+    optimizer, pair = Noisy(lambda shape: scipy.linalg.eigh(np.eye(2))[1]), variables(1.0)
+    optimizer.history = [(0, 1.0)] * 300
+    assert np.isfinite(DryRun(optimizer, pair, pair).update(tf.ones(4), [True])).all()
+
+
+def test_a_dry_run_is_refused_where_gradients_outside_theta_count():
+    pair, grads = variables(1.0, 2.0), [tf.fill([2, 2], 3.0), tf.fill([2, 2], -5.0)]
+    for kind in (keras.optimizers.Adam, partial(keras.optimizers.SGD, clipnorm=0.1)):
+        DryRun(kind(), pair, pair[1:]).check(grads)
+    clipped = keras.optimizers.SGD(0.1, global_clipnorm=10.0)
+    DryRun(clipped, pair, pair).check(grads)
+    with pytest.raises(LCAError, match="depends on the gradients of others.*global_clipnorm"):
+        DryRun(clipped, pair, pair[1:]).check(grads)
 
 
 def slices(rows, *indices):
@@ -196,9 +252,9 @@ def test_a_dry_run_is_refused_where_repeated_rows_are_not_added_up():
     repeated, once = slices([[3.0, 1.0], [1.0, 1.0]], 1, 1), slices([[3.0, 1.0]], 1)
     for gradient, kind in ((once, keras.optimizers.Adam), (repeated, keras.optimizers.SGD)):
         pair = variables(1.0)
-        DryRun(kind(0.1), pair, pair).check_sums([gradient])
+        DryRun(kind(0.1), pair, pair).check([gradient])
     with pytest.raises(LCAError, match="Adam does not add up rows .* Apply dense gradients"):
-        DryRun(keras.optimizers.Adam(0.1), pair, pair).check_sums([repeated])
+        DryRun(keras.optimizers.Adam(0.1), pair, pair).check([repeated])
 
 
 @pytest.mark.parametrize("kind", [keras.optimizers.Adam, keras.optimizers.RMSprop])

@@ -241,6 +241,30 @@ def test_compiled_gradients_that_are_clipped_are_told_by_their_size(message, cli
         loop.measure(add=False, largest=None)
 
 
+@pytest.mark.parametrize(
+    "x", [np.sin(np.arange(144.0)).reshape(24, 6), np.eye(6)[np.arange(24) % 5]], ids=["any", "one-hot"]
+)
+@pytest.mark.filterwarnings("ignore:the estimator takes")
+def test_gradients_that_are_mean_signs_are_not_taken_for_clipped(x):
+    x, y = x.astype("float32"), np.full((24, 4), 50.0)  # all errors have one sign
+    loss, model = (
+        keras.losses.MeanAbsoluteError(),
+        keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)]),
+    )
+    optimizer, objective = keras.optimizers.SGD(0.01), Objective(model, loss, (x, y))
+
+    @tf.function
+    def gradient(x, y):
+        with tf.GradientTape() as tape:
+            value = loss(y, model(x))
+        return tape.gradient(value, model.trainable_weights)
+
+    with Tracker(model, optimizer, objective, NextBatch(lca.RIGHT), on_error="raise") as tracker:
+        for at in range(0, 24, 6):
+            optimizer.apply(gradient(x[at : at + 6], y[at : at + 6]), model.trainable_weights)
+    assert tracker.steps == 4
+
+
 @pytest.mark.parametrize("clip", list(BY_HAND.values())[1:], ids=["by value", "by tensor"])
 def test_gradients_clipped_in_parts_are_refused_also_if_they_are_passed_on(clip, monkeypatch):
     monkeypatch.setattr(tf, "clip_by_global_norm", lambda gradients, _: (clip(gradients), None))

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lca import TRAPEZOID, PathIntegral
+from lca import TRAPEZOID, PathIntegral, tolerances
+from lca._state import same_state
 from lca.errors import LCAError, NonDeterministicError
+from lca.tolerances import EPS32
+from lca_keras._tracking import _drops
 from lca_tensorflow import LCACallback, Objective
 from tests.lca_tensorflow.networks import IMAGES, LABELS, X, Y, cross_entropy, floats, stack
 
@@ -25,7 +28,7 @@ class Counting(LAYERS.Layer):
 
     def __init__(self):
         super().__init__()
-        self.calls, self.seen, self.by_shape = 0, [], {}
+        self.calls, self.seen, self.by_shape = 0, [None] * 300, {}
 
     def call(self, inputs):
         self.calls += 1
@@ -47,6 +50,7 @@ class Noise(LAYERS.Layer):
 
 
 OWN = tf.random.Generator.from_seed(3)
+OWN_NUMPY = np.random.default_rng(3)
 SEEDS = keras.random.SeedGenerator(3)
 DRAWS = {
     "operation": lambda x: tf.random.normal(tf.shape(x), dtype=x.dtype),
@@ -59,6 +63,7 @@ DRAWS = {
 }
 PYTHON_DRAWS = {
     "NumPy": lambda x: float(np.random.normal()),  # noqa: NPY002
+    "own generator of NumPy": lambda x: OWN_NUMPY.random(),
     "Python": lambda x: random.random(),
 }
 
@@ -70,6 +75,7 @@ def generators():
         str(np.random.get_state()),  # noqa: NPY002
         tf.random.get_global_generator().state.numpy().tolist(),
         OWN.state.numpy().tolist(),
+        OWN_NUMPY.bit_generator.state,
         SEEDS.state.numpy().tolist(),
         tf.random.experimental.get_global_generator() is tf.random.get_global_generator(),
     )
@@ -150,6 +156,22 @@ def test_a_random_loss_is_refused_before_anything_is_drawn(draw, run_eagerly):
         Objective(model, cross_entropy(), (X, Y), run_eagerly=run_eagerly)
     assert generators() == before
     assert np.array_equal(tf.random.normal([3]).numpy(), first)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_masks_that_are_drawn_and_not_used_are_no_random_loss(run_eagerly):
+    """Recurrent layers of Keras draw the masks of their dropout in inference as well."""
+    model = stack((3, 2), LAYERS.SimpleRNN(4, dropout=0.5, recurrent_dropout=0.5, seed=3), DENSE(3))
+    [seeds] = [v for v in model.variables if v.name == "seed_generator_state"]
+    before, inputs = seeds.numpy(), X.reshape(-1, 3, 2)
+    objective = Objective(model, cross_entropy(), (inputs, Y), run_eagerly=run_eagerly)
+    loss, state = objective.loss(objective.theta()), objective.state()
+    assert seeds.numpy().tolist() == before.tolist()
+    assert abs(loss - float(cross_entropy()(Y, model(inputs)))) <= tolerances.repeat(loss, EPS32)
+    assert seeds.numpy().tolist() != before.tolist()
+    assert objective.loss(objective.theta()) == loss
+    assert same_state(objective.state(), state)
+    assert [layer.name for layer in model._flatten_layers() if _drops(layer)] == [model.layers[0].cell.name]
 
 
 RANDOM_LAYERS = {
