@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lca._micro_batches import LeftOut
 from lca.arrays import array_ops
-from lca.errors import DataError, LCAError
-from lca.frameworks import PyTree, Rows, examples_in, joined
+from lca.errors import LCAError
+from lca.frameworks import PyTree, Rows, joined
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext, is_due
 from lca_torch._backward import BackwardPasses
 from lca_torch._gradients import ELSE, Gradients, Places, Versions
@@ -164,16 +164,6 @@ class Loop(LoopContext):
         if self._weight is not None and not self._marked and self._grads.unchanged(self._before):
             self._batches = self._batches[:-1]  # the loop took no gradient from this batch
         super()._end_micro_batch()
-
-    def _count_examples(self, batch: PyTree) -> int:
-        try:
-            return examples_in(batch)
-        except DataError:
-            raise LCAError(
-                "this batch cannot be split into micro-batches, which requires tensors of one length with a "
-                "row for each example; split it yourself, loop over tracker.batches(pieces) and use "
-                "CrossFit() without own_pass."
-            ) from None
 
     def _joined(self, batches: Sequence[PyTree]) -> PyTree:
         whole = joined(list(batches))
