@@ -197,7 +197,8 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         helping = [*percents, *[None] * len(changes)]
         if any(value is not None for value in helping):
             columns.insert(2, Column("helping %", helping, sign=False, digits=3))
-        caption = f"LCA of each {_noun(by)} over {_steps(first)}, in units of the loss; negative: helping."
+        what = "Estimated LCA" if "checked_steps" in first else "LCA"
+        caption = f"{what} of each {_noun(by)} over {_steps(first)}, in units of the loss; negative: helping."
         if not changes:
             caption += " Not checked against the measured loss."
         examples = [n for of_loss in self.values() if (n := of_loss.get("checked_examples"))]
