@@ -910,7 +910,7 @@ def batches_are_split_into_a_whole_number_of_micro_batches(framework, folder):
         next(run.tracker.micro_batches(run.data(BATCHES[0][:0]), 2))
     x, y = run.data(BATCHES[0])
     with pytest.raises(
-        LCAError, match=r"requires tensors of one length.* loop over tracker\.batches\(pieces\)"
+        LCAError, match=r"requires tensors of one length.* loop over tracker\.batches\(pieces, weight\)"
     ):
         next(run.tracker.micro_batches((x, y[:-1]), 2, weight=len))
 
