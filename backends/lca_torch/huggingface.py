@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from lca._extras import extra
@@ -35,8 +36,8 @@ class _CountedLoop(Loop):
         self._rule: Rule | None = None
 
     def count(self, module: nn.Module, inputs: Mapping[str, Any], outputs: Any) -> None:
-        """The model has made a forward pass."""
-        if not (module.training and self._requested()):
+        """The model has made a forward pass; one without gradients, as for a metric, is not of training."""
+        if not (module.training and torch.is_grad_enabled() and self._requested()):
             return
         labels = labels_of(inputs)
         if self._rule is None and labels.total is not None:

@@ -17,7 +17,8 @@ NEAR = 0.1
 ADAPTIVE = "lca.Adaptive, with span= or every= for less cost"
 SAMPLED = "use SampledPathIntegral(refine=0.03) or lca.Adaptive"
 OTHER_LOSS = (
-    "another loss is trained than measured (dropout, penalties, batch statistics): use SampledPathIntegral"
+    "another loss is trained than measured (dropout, penalties, batch statistics, other examples): use "
+    "SampledPathIntegral"
 )
 OTHER_GRADIENTS = "the loop changes gradients in a way that the estimator does not know"
 
