@@ -176,8 +176,10 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     by ``num_items_in_batch``, and equal where it takes the mean; the gradient is that of the mean over these
     labels, also where the trainer counts others (GPT-2) or sums the means of the batches (BERT). Where the
     loss of the model is neither, or is computed outside it (``compute_loss_func``, label smoothing), such
-    estimators stop at the first update. Those that require the batch itself (`lca.estimators.NextBatch`
-    except with ``RIGHT``) need a `Tracker` around a loop of your own.
+    estimators stop at the first update. A ``compute_loss`` of your own is not looked at: if it returns
+    another loss than the model does, only the self-check shows it; let the model return that loss. Those
+    that require the batch itself (`lca.estimators.NextBatch` except with ``RIGHT``) need a `Tracker` around
+    a loop of your own.
 
     Examples
     --------

@@ -52,7 +52,9 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     -----
     Estimators on training batches get the batches and the gradient of the loss, unscaled and before clipping;
     with ``accumulate_grad_batches`` the batches of an update are its micro-batches, of equal weight
-    (`lca.estimators.CrossFit`). An update from the batches left over at the end of an epoch is skipped.
+    (`lca.estimators.CrossFit`). An update from another number of batches than the first one, such as those
+    left over at the end of an epoch, is skipped; where epochs have two or three updates, few are left, and
+    `CrossFit` and `LaggedCrossFit`, which need two in turn, may stop: choose a divisor of the batches.
     Scores of single examples come from the module itself, which calls ``scores`` of the tracker.
 
     Raises
