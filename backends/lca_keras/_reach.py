@@ -24,7 +24,7 @@ from lca.frameworks._keepers import KEEPER, keeper_in
 from lca_keras._engine import tensor_types
 
 MOST_ENTRIES = 256
-"""Lists and dictionaries with more entries hold data, not settings: what is in their entries is not seen."""
+"""Lists and dictionaries with more entries hold data, not settings: their entries are not followed."""
 LARGEST_ARRAY = 2**16
 """Bytes; larger arrays count as changed only if another takes their place."""
 NOT_READ: frozenset[Any] = frozenset(vars(keras.layers.Layer(name="any"))) - {
@@ -112,9 +112,9 @@ def reached(
 
 
 def opaque_in(roots: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """What can be reached from the roots and has a state that is not seen, so that nobody can restore it.
+    """The objects within reach of the roots whose state cannot be read, and so cannot be restored.
 
-    What other installed packages keep to themselves, such as caches, is theirs.
+    Objects that other installed packages keep for themselves, such as caches, are left out.
     """
     own = {_package(base) for _, root in roots for base in type(root).__mro__} - _LIBRARIES
 
@@ -155,7 +155,7 @@ def _are_fixed(container: Any) -> bool:
 
 
 def is_opaque(value: Any) -> bool:
-    """Whether a value has a state that is not seen: native objects, open files, compiled functions."""
+    """Whether the state of a value cannot be read: native objects, open files, compiled functions."""
     if isinstance(value, _OPAQUE) or (isinstance(value, np.ndarray) and value.dtype.hasobject):
         return True
     if isinstance(value, (*_SIMPLE, *_BY_IDENTITY)) or is_part(value) or is_iterator(value):
@@ -166,7 +166,7 @@ def is_opaque(value: Any) -> bool:
 
 
 def is_long(part: Any) -> bool:
-    """Whether a part is a container whose entries are not seen."""
+    """Whether a part is a container with too many entries to follow them."""
     return isinstance(part, (*SEQUENCES, dict)) and len(part) > MOST_ENTRIES
 
 

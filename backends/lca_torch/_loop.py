@@ -138,8 +138,7 @@ class Loop(LoopContext):
             weight = self._weight
             if self._marks and (self._marked or not weight):
                 # Several passes for one micro-batch; or one of weight 0, with the micro-batch before.
-                before, _ = self._marks.pop()
-                weight = before
+                weight, _ = self._marks.pop()
             if weight:
                 self._marks.append((weight, self._total))
         self._marked = True
@@ -203,7 +202,7 @@ class Loop(LoopContext):
         """Raise `LCAError` unless the gradient is one that backward passes took at these parameters."""
         self._passes.check()
         if self._grads.unknown:
-            self._require_unmoved(self._grads.unknown)
+            self._require_unmoved()
         if self._total is None:
             raise LCAError(
                 "no backward pass has added to the gradients since the last update: several optimizers "
@@ -228,9 +227,9 @@ class Loop(LoopContext):
         owned = {id(own) for group in groups for own in group["params"]}
         return {which for which, own in enumerate(self._grads.parameters) if id(own) not in owned}
 
-    def _require_unmoved(self, unknown: set[int]) -> None:
-        """Raise `LCAError` if an optimizer moves one of these parameters, whose gradients are unknown."""
-        if not unknown <= self._unowned():
+    def _require_unmoved(self) -> None:
+        """Raise `LCAError` if an optimizer moves a parameter whose gradient is unknown."""
+        if not self._grads.unknown <= self._unowned():
             raise LCAError(
                 "the gradients were not zero before the first backward pass of this update, or were changed "
                 "(clipped, say) between its backward passes, so they are not the gradient of a loss at one "

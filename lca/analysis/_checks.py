@@ -74,10 +74,15 @@ def checked_windows(record: "Dataset", measured: str = "train") -> tuple[list[Ch
 
 
 def noise_of(record: "Dataset", measured: str, margin: float) -> float:
-    """As `lca._verdict.sampling_limit` takes it; ``margin`` if the record does not hold it."""
+    """As `lca._verdict.sampling_limit` takes it; ``margin`` if the record does not hold it.
+
+    Without error bars ``margin`` is NaN, and no noise is known: 0.
+    """
     with _intact():
         noise = record.attrs.get("final_checks", {}).get(measured, {}).get("noise")
-        return float(np.nan_to_num(margin) if noise is None else noise)
+        if noise is not None:
+            return float(noise)
+    return 0.0 if isnan(margin) else margin
 
 
 @contextmanager
