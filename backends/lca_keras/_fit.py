@@ -26,6 +26,8 @@ class Fit:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._list: Any = arguments.get("callbacks")
         self._weights = _weights_in(arguments)
+        self.whole_epochs = bool(arguments) and arguments.get("steps_per_epoch") is None
+        """Whether an epoch is a pass over the data."""
 
     @property
     def callbacks(self) -> list[keras.callbacks.Callback]:

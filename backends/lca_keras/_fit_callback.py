@@ -105,7 +105,12 @@ class _Last(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._callback._before_batch()
 
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._callback._fit.whole_epochs:
+            self._callback._begin_epoch()
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._callback._end_epoch()
         self._callback._add_metrics(logs or {})
 
     def on_train_end(self, logs: Any = None) -> None:

@@ -200,6 +200,14 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
             if args.max_grad_norm:
                 self.tracker.clips_norm(args.max_grad_norm)
 
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if _is_whole(state.epoch):
+            self._begin_epoch()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if _is_whole(state.epoch):
+            self._end_epoch()
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.tracker is not None:
             self.tracker.begin_batch(weight=1.0)  # until its labels are counted
@@ -261,3 +269,12 @@ class TrainerLog:
         if self._pending:
             self._trainer.log({**self._pending, "lca/step": self._step})
         self._pending = {}
+
+
+def _is_whole(epochs: float | None) -> bool:
+    """Whether so many epochs of the trainer have ended, and no part of a further one.
+
+    >>> _is_whole(2.0), _is_whole(2.5), _is_whole(0), _is_whole(None)
+    (True, False, True, False)
+    """
+    return epochs is not None and float(epochs).is_integer()

@@ -86,9 +86,12 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
         self._end()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._end_epoch()
         self._add_metrics(trainer.callback_metrics)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0 and trainer.limit_train_batches == 1.0:
+            self._begin_epoch()
         if self.tracker is not None:
             equal = pl_module.automatic_optimization  # Lightning divides by the number of batches
             self.tracker.begin_batch(batch, weight=1.0 if equal else None)

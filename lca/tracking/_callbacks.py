@@ -96,6 +96,16 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
             }
             self.tracker.add_metrics(numbers)
 
+    def _begin_epoch(self) -> None:
+        """A pass over the data of training begins."""
+        if self.tracker is not None:
+            self.tracker._epoch.begin(self.steps)
+
+    def _end_epoch(self) -> None:
+        """A pass over the data has ended, if it was one."""
+        if self.tracker is not None:
+            self.tracker._epoch.end(self.steps)
+
     def _begin(self, make_tracker: Callable[[], AnyTracker], updates: int | None = None) -> None:
         """A run begins: make its tracker and enter it, or handle the error as ``on_error`` says.
 

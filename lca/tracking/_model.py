@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
 from lca.allocation import Estimator
@@ -12,6 +12,7 @@ from lca.frameworks import ModelObjective
 from lca.layout import check_same_layout
 from lca.objective import Batch, Objective, Sum, evaluate, leaves
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
+from lca.tracking._epochs import EpochLength
 from lca.tracking._follower import LiveTheta
 from lca.tracking._options import Options, names_options
 from lca.tracking._tracker import TrackerBase, check_arguments
@@ -76,6 +77,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         self._weigh_as_measured(live)
         self._updates_seen = 0
         self._told: set[str] = set()
+        if len(optimizers) > 1:  # which take turns, so that an epoch of updates is not one of batches
+            self._epoch = EpochLength(None)
         self._follow(live, self._supply)
         if self._session.records:
             self._session.learning_rates = self._learning_rates
@@ -104,7 +107,10 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         --------
         >>> # for x, y in tracker.batches(loader): ...
         """
-        return self._context.batches(loader, weight)
+        if isinstance(loader, Sized):  # no stream, nor a part of one
+            self._epoch.begin(self.steps)
+        yield from self._context.batches(loader, weight)
+        self._epoch.end(self.steps)
 
     def begin_batch(self, *batch: Batch, weight: float | None = None) -> None:
         """Tell the tracker that the loop begins with this batch; without argument, with an unknown one.

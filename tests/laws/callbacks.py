@@ -27,6 +27,8 @@ class CallbackFramework(Protocol):
     """How many updates a fit makes."""
     tells_updates: bool
     """Whether the framework tells its callbacks how many updates a fit makes."""
+    epoch: int | None
+    """How many updates an epoch of the fit has; ``None`` if the fit does not tell."""
     advice: dict[str, str]
     """What the error says about a field of `lca.Step` that is missing, as a regular expression."""
 
@@ -115,6 +117,13 @@ def an_error_in_measuring_ends_the_measuring_and_not_the_training(framework, fol
     assert (callback.steps, len(callback.views["train"].rows)) == (framework.updates, 2)
     with pytest.raises(LCAError, match="this step cannot be measured"):
         framework.fit(framework.callback(estimator=Failing(), views=Kept, on_error="raise"))
+
+
+def an_epoch_of_another_length_than_told_is_warned_of(framework, folder):
+    if framework.epoch is not None:
+        with one_warning(f"made {framework.epoch} updates in an epoch, and Shown was given epoch=20"):
+            framework.fit(framework.callback(estimator=Shown(epoch=20), views=Kept, on_error="raise"))
+    framework.fit(framework.callback(estimator=Shown(epoch=framework.epoch), views=Kept, on_error="raise"))
 
 
 def a_fit_is_recorded(framework, folder):
@@ -219,6 +228,7 @@ LAWS = [
     an_error_in_measuring_ends_the_measuring_and_not_the_training,
     a_fit_is_measured_in_straight_lines,
     a_sampled_sum_is_compared_with_the_change_of_the_loss,
+    an_epoch_of_another_length_than_told_is_warned_of,
     a_fit_is_recorded,
     the_record_of_a_fit_that_failed_is_incomplete,
     a_missing_field_is_reported_with_its_source,

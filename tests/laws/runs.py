@@ -136,6 +136,7 @@ class Shown:
 
     required_fields: tuple = ()
     steps: list = field(default_factory=list)
+    epoch: int | None = None
     target, degree, cost, unbiased, bias = "batch", 1, Cost(), False, ""
 
     def start(self, objective):

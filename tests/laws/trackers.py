@@ -810,6 +810,20 @@ def accumulated_batches_are_micro_batches(framework, folder):
     np.testing.assert_array_equal(y, np.concatenate([Y[batch] for batch in BATCHES[3:]]))
 
 
+def an_epoch_of_another_length_than_told_is_warned_of_once(framework, folder):
+    def train(epoch, *loaders):
+        run = framework.run(Shown(epoch=epoch), on_error="raise", views=Kept)
+        with run.tracker as tracker:
+            for loader in loaders:
+                for batch in tracker.batches(loader):
+                    run.update(batch, known=False)
+
+    with pytest.warns(LCAWarning, match="made 5 updates in an epoch, and Shown was given epoch=20") as caught:
+        train(20, BATCHES, BATCHES)
+    assert len(caught) == 1
+    train(5, BATCHES, iter(BATCHES[:3]))  # a stream may be a part of an epoch
+
+
 def clipping_by_norm_is_part_of_the_update_and_not_of_the_gradient(framework, folder):
     found, plain = Shown(("gradient", "micro_batches")), Shown(("gradient", "micro_batches"))
     tracked(framework, plain, update={"pieces": 2}, batches=BATCHES[:1])
@@ -974,6 +988,7 @@ MODEL_LAWS = [
     what_does_not_belong_together_is_refused,
     updates_outside_the_block_are_not_seen,
     accumulated_batches_are_micro_batches,
+    an_epoch_of_another_length_than_told_is_warned_of_once,
     clipping_by_norm_is_part_of_the_update_and_not_of_the_gradient,
     batches_of_different_sizes_need_their_weights,
     a_gradient_that_is_no_multiple_of_the_sum_is_refused,

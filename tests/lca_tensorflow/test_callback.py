@@ -41,6 +41,7 @@ class KerasFramework:
 
     updates = 6
     tells_updates = True
+    epoch = 3
     advice = dict.fromkeys(
         ("batch", "micro_batches", "scores"), "which fit does not supply; use a Tracker around"
     )

@@ -12,7 +12,7 @@ from lca.analysis import group_totals
 from lca.errors import LCAError
 from lca.estimators import CrossFit, LaggedCrossFit
 from lca_torch import Objective, replay
-from tests.laws.callbacks import LAWS
+from tests.laws.callbacks import LAWS, one_warning
 from tests.laws.runs import Kept, Shown
 
 with warnings.catch_warnings():
@@ -70,7 +70,7 @@ def measure(model):
     return Objective(model, None, {"input_ids": TOKENS, "labels": TOKENS}, batch_size=32)
 
 
-def train(model, folder, *callbacks, **options):
+def train(model, folder, *callbacks, resume=None, **options):
     """Two epochs of eight batches."""
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -82,7 +82,9 @@ def train(model, folder, *callbacks, **options):
         seed=3,
         **({"save_strategy": "no", "learning_rate": 0.01} | options),
     )
-    Trainer(model, arguments, train_dataset=DATA, callbacks=list(callbacks)).train()
+    Trainer(model, arguments, train_dataset=DATA, callbacks=list(callbacks)).train(
+        resume_from_checkpoint=resume
+    )
     return model
 
 
@@ -91,6 +93,7 @@ class TrainerFramework:
 
     updates = 5
     tells_updates = True
+    epoch = None  # it is not over
     advice = {
         "batch": "use a Tracker around a training loop of your own",
         "micro_batches": r"TrainingArguments\(gradient_accumulation_steps=2\)",
@@ -409,6 +412,16 @@ def test_the_halves_of_a_batch_need_no_change_to_the_run(max_grad_norm, tmp_path
         assert float((first.gradient - second.gradient).norm()) > 0.1
         ours = (first.gradient + second.gradient) / 2
         assert float((row.source.next_gradient - ours).abs().max()) <= tolerances.gradient(1.0, 2.0**-23)
+
+
+def test_only_whole_epochs_are_compared_with_the_length_that_the_estimator_was_told(tmp_path):
+    def fit(**options):
+        callback = TrainerCallback(measure, Shown(epoch=20), views=Kept, on_error="raise")
+        train(gpt2(), tmp_path, callback, **options)
+
+    with one_warning("made 8 updates in an epoch, and Shown was given epoch=20"):
+        fit(max_steps=11, save_strategy="steps", save_steps=11)
+    fit(resume=True)  # in the middle of the second epoch
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 0.1])

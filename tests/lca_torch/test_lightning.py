@@ -105,6 +105,7 @@ class LightningFramework:
 
     updates = 10
     tells_updates = True
+    epoch = 5
     advice = {
         "micro_batches": r"Trainer\(accumulate_grad_batches=2\)",
         "scores": r"call callback\.tracker\.scores\(index, outputs, labels\) in every training_step",

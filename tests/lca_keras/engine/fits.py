@@ -39,6 +39,7 @@ class Fits:
 
     updates = 6
     tells_updates = True
+    epoch = 3
     advice = dict.fromkeys(  # noqa: RUF012
         ("batch", "micro_batches", "scores"), "which fit does not supply; use a Tracker around"
     )
