@@ -174,6 +174,16 @@ class Session:
         """The index of the first update: 0, or the number of steps in the record that is continued."""
         return 0 if self._record is None else self._record.next_step
 
+    def follow(self, updates: int, theta: Callable[[], Vector]) -> None:
+        """Count the steps of a continued record from ``updates``, the number that its trainer has made."""
+        if self._record is not None:
+            self._record._follow(updates, theta)
+
+    def arrive(self, theta: Callable[[], Vector]) -> None:
+        """The first update of the run begins at θ: compare it with the end of a record that is continued."""
+        if self._record is not None:
+            self._record._arrive(theta)
+
     @property
     def checked_windows(self) -> Mapping[str, list[CheckedWindow]]:
         """As `lca.tracking.TrackerBase.checked_windows`."""

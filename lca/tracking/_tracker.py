@@ -199,6 +199,15 @@ class TrackerBase(HasTable):
         """The run will make so many updates: gives ``progress`` the time left, and `estimate` its default."""
         self._session.live.expect(updates)
 
+    def _follow_trainer(self, updates: int) -> None:
+        """The trainer, which continues training by itself, has made so many updates before this run.
+
+        Lines of ``span`` updates are not counted by it.
+        """
+        if isinstance(self._follower, RunFollower):
+            self._session.follow(updates, self._theta_now)
+            self._follower.steps = self._session.first_step
+
     def summary(self) -> Summary:
         """`lca.summary.summarize` of each measured loss and of each term of a `lca.Sum`, by name.
 
