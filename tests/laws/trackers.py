@@ -603,7 +603,7 @@ def a_continued_record_goes_on_counting(framework, folder):
     assert again().steps == 5
     with pytest.warns(LCAWarning, match="training did not continue from the end of step 4"):  # θ starts anew
         assert again().steps == 10
-    found = lca.open_record(folder / "run")
+    found = lca.open_record(folder / "run").load()
     assert found.step.values.tolist() == list(range(10))
     assert found.step[found.displaced].values.tolist() == [5]
 
