@@ -52,7 +52,9 @@ class Blocks:
         store = BlockStore(path, plan.columns)
         kept = store.committed
         if resume_at is not None:
-            kept = int(np.searchsorted(store.read("step", slice(0, kept)), resume_at))
+            name, length = ("step_end", 0) if plan.content.checkpoints else ("step", 1)
+            ends = store.read(name, slice(0, kept)) + length
+            kept = int(np.searchsorted(ends, resume_at, side="right"))
         store.reopen()
         store.cut(kept)
         return cls(store, plan)
@@ -64,8 +66,12 @@ class Blocks:
 
     @property
     def longest_gap(self) -> int:
-        """The largest distance of the steps of neighbouring rows, as of a schedule; 1 for every step."""
-        return int(np.diff(self.stored("step"), prepend=-1).max(initial=1))
+        """The largest distance of the steps of neighbouring rows, as of a schedule; 1 for every step.
+
+        Where an estimator began anew, it may have missed steps that are in no schedule.
+        """
+        distances = np.diff(self.stored("step"), prepend=-1)
+        return int(distances[~self.stored("restarted")].max(initial=1))
 
     def last(self, name: str) -> np.ndarray:
         """The last row of a variable when the record was opened; there must be one."""

@@ -474,6 +474,36 @@ class Record:
         self._earlier_checks = self._checks_before(self._blocks, self._plan)
         self._dropped = self._blocks.drop_metrics(self.next_step)
 
+    def _compare_settings(self) -> None:
+        """Warn if a tracker measures other data than the record that it continues; refuse another span.
+
+        Raises
+        ------
+        RecordError
+            If the steps of the record are lines over another number of updates.
+        """
+        if self._end is None:
+            return
+        before, now = self._about.get("settings", {}), self._settings
+        spans = before.get("span", 1), now.get("span", 1)
+        if spans[0] != spans[1]:
+            raise RecordError(
+                f"the record {str(self.path)!r} was measured with span={spans[0]} and cannot be continued "
+                f"with span={spans[1]}, whose steps are other lines; use the same span, or write another "
+                "record."
+            )
+        known, own = before.get("measured_on"), now.get("measured_on")
+        if not (isinstance(known, Mapping) and isinstance(own, Mapping)):
+            return
+        for name in known:
+            if known[name] != own.get(name, known[name]):
+                warnings.warn(
+                    f"the loss {name!r} of the record {str(self.path)!r} is measured on {known[name]}, and "
+                    f"that of the run on {own[name]}; measure the same data, or write another record.",
+                    LCAWarning,
+                    stacklevel=4,
+                )
+
     def _resume_at(self, step: int) -> None:
         """Continue at a step; warn if more rows are missing than ever before: a schedule skips some."""
         ended, self.next_step = self.next_step, step
@@ -487,21 +517,21 @@ class Record:
                 stacklevel=5,
             )
 
-    def _follow(self, updates: int, theta: Callable[[], Vector]) -> None:
-        """Count from ``updates``: so many has the trainer made that continues this record by itself.
+    def _follow(self, updates: int, place: Place) -> None:
+        """Count from ``updates``: so many has a trainer made, which is here and continues by itself.
 
-        Unless ``resume_at`` said where to continue, or the run is where the record ended: then the trainer
-        counts other updates as well.
+        Unless the record is a new one, ``resume_at`` said where to continue, or the run is where the record
+        ended: then the trainer counts other updates as well.
 
         Raises
         ------
         RecordError
             If the record has rows of later steps.
         """
-        end = self._end
-        if end is None or updates in (0, self.next_step) or self.next_step != end.step:
+        end = self._end or _End(0, {}, None)
+        if self._mode != "a" or self.next_step != end.step or updates in (0, end.step):
             return
-        if end.place is not None and end.place.is_at(Place.of(theta())):
+        if end.place is not None and end.place.is_at(place):
             return
         if updates < end.step:
             raise RecordError(

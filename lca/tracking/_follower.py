@@ -59,6 +59,8 @@ class RunFollower:
     ----------
     steps
         Number of updates seen, measured or not, including those in a record that is continued.
+    made
+        Number of updates that a trainer which continues training by itself has made before the run, or 0.
     discontinuities
         As in `lca.tracking.TrackerBase`.
     """
@@ -75,6 +77,7 @@ class RunFollower:
         self._theta = theta
         self._pending = PendingStep(session.required_fields, step_fields, session.reduced)
         self.steps = session.first_step
+        self.made = 0
         self._seen = False  # whether an update has begun
         self.discontinuities = 0
         self._wanted = False
@@ -105,6 +108,9 @@ class RunFollower:
         self._session.failed = self._session.error is not None
         with self._session.guarded(self.steps):
             self._begun = Place.of(self._theta.borrow())
+            if self.made:
+                self._session.follow(self.made, self._begun)
+                self.steps = self._session.first_step
         self._look_ahead(state)
         self._clock.resume()
 
@@ -113,10 +119,10 @@ class RunFollower:
 
         ``after_forward`` says whether the forward pass of the training batch is over.
         """
-        if not self._seen:
-            self._seen = True
+        if not self._seen and self._session.error is None:
             with self._session.guarded(self.steps):
                 self._session.arrive(self._theta.borrow)
+        self._seen = True
         self._start = None
         self._pending.clear()
         if self.reads_theta:

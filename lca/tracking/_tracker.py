@@ -205,8 +205,7 @@ class TrackerBase(HasTable):
         Lines of ``span`` updates are not counted by it.
         """
         if isinstance(self._follower, RunFollower):
-            self._session.follow(updates, self._theta_now)
-            self._follower.steps = self._session.first_step
+            self._follower.made = updates
 
     def summary(self) -> Summary:
         """`lca.summary.summarize` of each measured loss and of each term of a `lca.Sum`, by name.

@@ -139,18 +139,36 @@ def test_a_schedule_does_not_hide_that_training_continues_elsewhere(tmp_path):
         part(8, 9)
 
 
-def test_a_trainer_that_continues_by_itself_says_at_which_step(tmp_path):
-    measured(tmp_path / "r", PROBE, 0, 5)
+def test_a_step_that_each_part_misses_is_warned_of_each_time(tmp_path):
+    for first in (0, 5, 10):
+        measured(tmp_path / "r", PROBE, first, first + 4, mode="a")
+        with pytest.warns(
+            LCAWarning, match=f"continues at step {first + 5} and has no row for step {first + 4}"
+        ):
+            Record(tmp_path / "r", mode="a", resume_at=first + 5).close()
 
+
+def test_other_data_and_another_span_are_told_at_once(tmp_path):
+    tracked(PROBE, 5, Record(tmp_path / "r"))
+    losses = {"train": LOSSES["train"], "heldout": LOSSES["train"]}
+    record = Record(tmp_path / "r", mode="a")
+    with pytest.warns(LCAWarning, match="'heldout' of .* on 20 examples, and that of the run on 40 examples"):
+        FunctionalTracker(points()[5], losses, PROBE, record=record)
+    with pytest.raises(lca.record.RecordError, match="with span=1 and cannot be continued with span=4"):
+        FunctionalTracker(points()[5], LOSSES, PROBE, record=record, span=4)
+
+
+def test_a_trainer_that_continues_by_itself_says_at_which_step(tmp_path):
     def resumed(updates, at):
         record = Record(tmp_path / "r", mode="a")
         tracker = FunctionalTracker(points()[at], LOSSES, PROBE, record=record, on_error="raise")
-        try:
-            tracker._follow_trainer(updates)
-        finally:
-            record.close()
-        return tracker.steps
+        tracker._follow_trainer(updates)
+        with record, tracker:
+            return tracker.steps
 
+    with pytest.warns(LCAWarning, match="continues at step 7 and has no rows for steps 0 to 6"):
+        assert resumed(7, at=7) == 7  # the writer was killed before its first block
+    measured(tmp_path / "r", PROBE, 0, 5)
     assert resumed(0, at=0) == 5  # it has just begun
     assert resumed(105, at=5) == 5  # it counts other updates as well
     with pytest.raises(lca.record.RecordError, match=r"after 3 updates.* to step 4; pass resume_at=3"):
