@@ -71,7 +71,8 @@ class Record:
         ``"x"``: create a record, and raise an error if one exists. ``"w"``: replace an existing record.
         ``"a"``: continue an existing record, or create one.
     resume_at
-        With ``mode="a"``: drop the rows from this step on, because these steps will be measured again.
+        With ``mode="a"``: the number of steps made before. Rows from this step on are dropped, because these
+        steps will be measured again. Default: where the record ends.
     values
         Store all A_i of every step in this dtype: K numbers per step and measured loss.
     theta
@@ -97,7 +98,8 @@ class Record:
     Notes
     -----
     Memory: one block of rows. Cost of a step: at most three passes over the K values per measured loss
-    (`lca.row.Row`), which are shared with the summary of a tracker. Needs the extra ``report``.
+    (`lca.row.Row`), which are shared with the summary of a tracker, and two over θ. Needs the extra
+    ``report``.
 
     Examples
     --------
