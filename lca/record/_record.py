@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from math import hypot, inf, isfinite, isnan
+from dataclasses import asdict, replace
+from math import hypot, inf, isfinite
 from os import PathLike
 from types import TracebackType
 from typing import Any
@@ -34,6 +34,7 @@ from lca.record._asked import (
 )
 from lca.record._blocks import Blocks
 from lca.record._citation import citation, citations_of
+from lca.record._end import End
 from lca.record._examples import RecordedExamples, example_cells, examples_of
 from lca.record._lock import WriterLock, rank
 from lca.record._metrics import Given, as_given
@@ -161,7 +162,7 @@ class Record:
         self._earlier_checks: Mapping[str, Any] = {}
         self._given: list[Given] = []  # before the first row
         self._dropped: list[Given] = []  # of a continued record, from after `next_step`
-        self._end: _End | None = None  # of a continued record, until its first row
+        self._end: End | None = None  # of a continued record, until its first row
         self._memory: dict[str, dict[str, float]] = {}  # of the estimator, there
         self._closed = False
         self._writes = rank() == 0
@@ -468,7 +469,7 @@ class Record:
         self._check_same_content(self._plan.content)
         self._blocks = Blocks.open(self._place, self._plan, resume_at)
         if self._blocks.rows:
-            self._end = _End.of(self._blocks, self._plan)
+            self._end = End.of(self._blocks, self._plan)
             self._memory = self._remembered(self._blocks, self._plan)
             self.next_step = self._end.step
         if resume_at is not None:
@@ -530,7 +531,7 @@ class Record:
         RecordError
             If the record has rows of later steps.
         """
-        end = self._end or _End(0, {}, None)
+        end = self._end or End(0, {}, None)
         if self._mode != "a" or self.next_step != end.step or updates in (0, end.step):
             return
         if end.place is not None and end.place.is_at(place):
@@ -630,7 +631,7 @@ class Record:
                     f"cannot be continued with {name}={value!r}; omit the option, or write another record."
                 )
 
-    def _continues(self, end: "_End", step: int, rows: Mapping[str, Row]) -> bool:
+    def _continues(self, end: End, step: int, rows: Mapping[str, Row]) -> bool:
         """Whether the first row of a continued record begins where the record ended.
 
         Warns if it begins elsewhere, or if the losses there are others.
@@ -660,41 +661,6 @@ class Record:
                 )
                 return False
         return True
-
-
-@dataclass
-class _End:
-    """The end of a record that is continued.
-
-    Attributes
-    ----------
-    step
-        The index that follows its last step.
-    losses
-        The loss there, by name; NaN if it was not measured.
-    place
-        The sums over θ there; ``None`` if they are not known.
-    arrived
-        Whether the place was compared with that where the run goes on.
-    displaced
-        Whether they differ.
-    """
-
-    step: int
-    losses: Mapping[str, float]
-    place: Place | None
-    arrived: bool = False
-    displaced: bool = False
-
-    @classmethod
-    def of(cls, blocks: Blocks, plan: Plan) -> "_End":
-        """The end of these rows; there must be one."""
-        content = plan.content
-        step = int(blocks.last("step_end")) if content.checkpoints else int(blocks.last("step")) + 1
-        losses = dict(zip(plan.measured, blocks.last("loss_end").tolist(), strict=True))
-        if not content.places or isnan(total := float(blocks.last("theta_total"))):
-            return cls(step, losses, None)
-        return cls(step, losses, Place(total, float(blocks.last("theta_mass"))))
 
 
 def _pairs(groups: Mapping[str, Groups]) -> tuple[tuple[str, str], ...]:
