@@ -21,9 +21,15 @@ class Fit:
     ----------
     arguments
         The local variables of the call; empty if there is none.
+
+    Attributes
+    ----------
+    initial_epoch
+        The epoch at which it was told to begin.
     """
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self.initial_epoch: int = arguments.get("initial_epoch") or 0
         self._list: Any = arguments.get("callbacks")
         self._weights = _weights_in(arguments)
         self.whole_epochs = bool(arguments) and arguments.get("steps_per_epoch") is None

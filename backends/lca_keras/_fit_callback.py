@@ -11,6 +11,7 @@ from lca.frameworks import BatchNormPolicy
 from lca.objective import Objective as AnyObjective
 from lca.tracking import CallbackBase, Options
 from lca.tracking._options import names_options
+from lca_keras._counts import Counts
 from lca_keras._fit import Fit
 from lca_keras._tracking import FitTracker
 
@@ -100,7 +101,13 @@ class _Last(keras.callbacks.Callback):
         params = self._callback.params or {}  # a loop that calls the callbacks itself need not set them
         steps, epochs = params.get("steps"), params.get("epochs")
         updates = int(steps * epochs) if steps and epochs else None
-        self._callback._begin(self._callback._make_tracker, updates)
+        self._callback._begin(self._callback._make_tracker, updates, self._made())
+
+    def _made(self) -> int:
+        """The number of updates before, if fit continues at a later epoch."""
+        model, fit = self._callback.model, self._callback._fit
+        continues = fit.initial_epoch or getattr(model, "_initial_epoch", 0)  # of `BackupAndRestore`
+        return Counts().made_by([model.optimizer]) if continues and model.optimizer else 0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._callback._before_batch()

@@ -45,12 +45,12 @@ class FitCallback(CallbackBase[AnyTracker]):
             )
         super().__init__(make_objective, estimator, **options)
 
-    def _begin_fit(self, model: nn.Module, optimizers: Sequence[Any], updates: int | None) -> None:
+    def _begin_fit(self, model: nn.Module, optimizers: Sequence[Any], updates: int | None, made: int) -> None:
         def make() -> AnyTracker:
             with random_state_kept(next(model.parameters()).device):
                 return self._make_tracker(model, optimizers)
 
-        self._begin(make, updates)
+        self._begin(make, updates, made)
 
     def _make_tracker(self, model: nn.Module, optimizers: Sequence[Any]) -> AnyTracker:
         objective = self._measured(model)

@@ -167,6 +167,7 @@ class Tracker(ModelTracker[Loop]):
             f"span={session.span}",
             f"{session.measured_fraction(None):.3%} of the steps",
             f"the first step {session.first_step}",
+            f"{session.recorded} steps in the record",
             f"the losses {', '.join(session.objectives)}",
             f"progress={session.live.shows_progress}",
         ]

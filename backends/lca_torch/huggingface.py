@@ -194,7 +194,8 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
-        self._begin_fit(model, [optimizer], state.max_steps - state.global_step)
+        made = state.global_step
+        self._begin_fit(model, [optimizer], state.max_steps - made, made)
         if self.tracker is not None:
             self.tracker.count_labels(model)
             if args.max_grad_norm:

@@ -77,7 +77,7 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._trainer_logger = _TrainerLoggers(trainer)
-        self._begin_fit(pl_module, trainer.optimizers, _updates_of(trainer))
+        self._begin_fit(pl_module, trainer.optimizers, _updates_of(trainer), trainer.global_step)
         clips = trainer.gradient_clip_val and trainer.gradient_clip_algorithm in (None, "norm")
         if self.tracker is not None and clips:
             self.tracker.clips_norm(trainer.gradient_clip_val)

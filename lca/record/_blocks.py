@@ -1,14 +1,12 @@
 """`Blocks`: collects rows in memory and writes them block by block."""
 
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lca.errors import LCAWarning
 from lca.record._metrics import Given
 from lca.record._rows import Cells
 from lca.record._schema import UNFINISHED, Plan
@@ -54,9 +52,9 @@ class Blocks:
         store = BlockStore(path, plan.columns)
         kept = store.committed
         if resume_at is not None:
-            steps = store.read("step", slice(0, store.committed))
-            _warn_of_gap(path, steps, resume_at)
-            kept = int(np.searchsorted(steps, resume_at))
+            name, length = ("step_end", 0) if plan.content.checkpoints else ("step", 1)
+            ends = store.read(name, slice(0, kept)) + length
+            kept = int(np.searchsorted(ends, resume_at, side="right"))
         store.reopen()
         store.cut(kept)
         return cls(store, plan)
@@ -65,6 +63,15 @@ class Blocks:
     def rows(self) -> int:
         """Number of rows, in the store or in memory."""
         return self._count + len(self._waiting)
+
+    @property
+    def longest_gap(self) -> int:
+        """The largest distance of the steps of neighbouring rows, as of a schedule; 1 for every step.
+
+        Where an estimator began anew, it may have missed steps that are in no schedule.
+        """
+        distances = np.diff(self.stored("step"), prepend=-1)
+        return int(distances[~self.stored("restarted")].max(initial=1))
 
     def last(self, name: str) -> np.ndarray:
         """The last row of a variable when the record was opened; there must be one."""
@@ -94,9 +101,9 @@ class Blocks:
         if self._count and self.rows == self._store.committed:
             self._write_metrics()
 
-    def drop_metrics(self, step: int) -> None:
-        """Drop the metrics that were given after more than so many updates."""
-        self._store.drop_metrics(step)
+    def drop_metrics(self, step: int) -> list[Given]:
+        """Drop the metrics that were given after more than so many updates, and return them."""
+        return self._store.drop_metrics(step)
 
     def flush(self) -> None:
         """Write the current block; if it is not full yet, it will be written again."""
@@ -152,16 +159,3 @@ class Blocks:
         """
         self.flush()
         self._store.close({**UNFINISHED, **outcome})
-
-
-def _warn_of_gap(path: Path, steps: np.ndarray, resume_at: int) -> None:
-    """Warn if more steps are missing than ever before: a schedule skips steps regularly."""
-    usual = int(np.diff(steps, prepend=-1).max(initial=1))
-    last = int(steps[-1]) if len(steps) else -1
-    if resume_at - last > usual:
-        warnings.warn(
-            f"the record {str(path)!r} ends with step {last} and continues at resume_at={resume_at}: it will "
-            f"have no rows for steps {last + 1} to {resume_at - 1}.",
-            LCAWarning,
-            stacklevel=5,
-        )

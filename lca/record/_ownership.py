@@ -14,6 +14,7 @@ _EVERYTHING = Content(
     theta="float32",
     traced=(0,),
     checkpoints=True,
+    places=True,
     learning_rates=("0",),
     groups=(("group", "other"),),
     memory=("steps",),

@@ -1,7 +1,7 @@
 """`Record`: writes the allocations of a run to disk, block by block."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from math import hypot, inf, isfinite
 from os import PathLike
@@ -15,7 +15,7 @@ from lca._output import check_writable
 from lca._paths import local_path
 from lca._verdict import largest_margin
 from lca.allocation import Estimator, StepAllocation
-from lca.arrays import array_ops
+from lca.arrays import Vector, array_ops
 from lca.by_example import ExampleAllocation
 from lca.errors import LCAWarning
 from lca.groups import Groups
@@ -34,9 +34,11 @@ from lca.record._asked import (
 )
 from lca.record._blocks import Blocks
 from lca.record._citation import citation, citations_of
+from lca.record._end import End
 from lca.record._examples import RecordedExamples, example_cells, examples_of
 from lca.record._lock import WriterLock, rank
 from lca.record._metrics import Given, as_given
+from lca.record._place import Place
 from lca.record._reading import open_group
 from lca.record._rows import learning_rates_of, loss_cells, step_cells
 from lca.record._schema import SCHEMA_VERSION, Content, Plan, RecordError
@@ -70,7 +72,8 @@ class Record:
         ``"x"``: create a record, and raise an error if one exists. ``"w"``: replace an existing record.
         ``"a"``: continue an existing record, or create one.
     resume_at
-        With ``mode="a"``: drop the rows from this step on, because these steps will be measured again.
+        With ``mode="a"``: the number of steps made before. Rows from this step on are dropped, because these
+        steps will be measured again. Default: where the record ends.
     values
         Store all A_i of every step in this dtype: K numbers per step and measured loss.
     theta
@@ -96,7 +99,8 @@ class Record:
     Notes
     -----
     Memory: one block of rows. Cost of a step: at most three passes over the K values per measured loss
-    (`lca.row.Row`), which are shared with the summary of a tracker. Needs the extra ``report``.
+    (`lca.row.Row`), which are shared with the summary of a tracker, and two over θ. Needs the extra
+    ``report``.
 
     Examples
     --------
@@ -157,8 +161,9 @@ class Record:
         self._plan: Plan | None = None
         self._earlier_checks: Mapping[str, Any] = {}
         self._given: list[Given] = []  # before the first row
-        self._before: tuple[int, dict[str, float]] | None = None  # the last step of a continued record
-        self._memory: dict[str, dict[str, float]] = {}  # of that step
+        self._dropped: list[Given] = []  # of a continued record, from after `next_step`
+        self._end: End | None = None  # of a continued record, until its first row
+        self._memory: dict[str, dict[str, float]] = {}  # of the estimator, there
         self._closed = False
         self._writes = rank() == 0
         if self._writes:
@@ -288,10 +293,14 @@ class Record:
                 f"step {step} measures {', '.join(rows)}, but the record {str(self.path)!r} holds "
                 f"{', '.join(plan.measured)}; measure the same losses, or write another record."
             )
-        restarted = self._restarts(rows)
-        if self._continues(step, rows):
-            rows = {name: _without_start(row) for name, row in rows.items()}
+        restarted, displaced = self._restarts(rows), False
+        if self._end is not None:
+            if self._continues(self._end, step, rows):
+                rows = {name: _without_start(row) for name, row in rows.items()}
+            displaced, self._end = self._end.displaced, None
         shared = {**step_cells(first, plan.content), "restarted": restarted}
+        if plan.content.places:
+            shared["displaced"] = displaced
         shared |= example_cells(rows, plan.content.examples)
         groups = self._groups.values()
         each = [loss_cells(self._fitting(row, plan.layout), plan.content, groups) for row in rows.values()]
@@ -393,6 +402,8 @@ class Record:
             check_target(self._place, self._mode)
             if self._mode == "a" and self._place.exists():
                 self._continue(resume_at)
+            elif resume_at is not None:
+                self._resume_at(resume_at)
         except BaseException:
             self._lock.release()
             raise
@@ -420,6 +431,7 @@ class Record:
             **self._wanted,
             traced=self._traced,
             checkpoints=source is not None and source.checkpoints is not None,
+            places=source is not None,
             learning_rates=tuple(learning_rates_of(first)),
             groups=_pairs(self._groups),
             memory=tuple(memory),
@@ -457,16 +469,97 @@ class Record:
         self._check_same_content(self._plan.content)
         self._blocks = Blocks.open(self._place, self._plan, resume_at)
         if self._blocks.rows:
-            of_replay = self._plan.content.checkpoints
-            end = int(self._blocks.last("step_end")) if of_replay else int(self._blocks.last("step")) + 1
-            ends = self._blocks.last("loss_end").tolist()
-            self._before = end - 1, dict(zip(self._plan.measured, ends, strict=True))
+            self._end = End.of(self._blocks, self._plan)
             self._memory = self._remembered(self._blocks, self._plan)
-            self.next_step = end
+            self.next_step = self._end.step
         if resume_at is not None:
-            self.next_step = resume_at
+            self._resume_at(resume_at)
         self._earlier_checks = self._checks_before(self._blocks, self._plan)
-        self._blocks.drop_metrics(self.next_step)
+        self._dropped = self._blocks.drop_metrics(self.next_step)
+
+    def _compare_settings(self) -> None:
+        """Warn if a tracker measures other data than the record that it continues; refuse another span.
+
+        Raises
+        ------
+        RecordError
+            If the steps of the record are lines over another number of updates.
+        """
+        if self._end is None:
+            return
+        before, now = self._about.get("settings", {}), self._settings
+        spans = before.get("span", 1), now.get("span", 1)
+        if spans[0] != spans[1]:
+            raise RecordError(
+                f"the record {str(self.path)!r} was measured with span={spans[0]} and cannot be continued "
+                f"with span={spans[1]}, whose steps are other lines; use the same span, or write another "
+                "record."
+            )
+        known, own = before.get("measured_on"), now.get("measured_on")
+        if not (isinstance(known, Mapping) and isinstance(own, Mapping)):
+            return
+        for name in known:
+            if known[name] != own.get(name, known[name]):
+                warnings.warn(
+                    f"the loss {name!r} of the record {str(self.path)!r} is measured on {known[name]}, and "
+                    f"that of the run on {own[name]}; measure the same data, or write another record.",
+                    LCAWarning,
+                    stacklevel=4,
+                )
+
+    def _resume_at(self, step: int) -> None:
+        """Continue at a step; warn if more rows are missing than ever before: a schedule skips some."""
+        ended, self.next_step = self.next_step, step
+        if step - ended >= (1 if self._blocks is None else self._blocks.longest_gap):
+            missing = (
+                f"row for step {ended}" if step == ended + 1 else f"rows for steps {ended} to {step - 1}"
+            )
+            warnings.warn(
+                f"the record {str(self.path)!r} continues at step {step} and has no {missing}.",
+                LCAWarning,
+                stacklevel=5,
+            )
+
+    def _follow(self, updates: int, place: Place) -> None:
+        """Count from ``updates``: so many has a trainer made, which is here and continues by itself.
+
+        Unless the record is a new one, ``resume_at`` said where to continue, or the run is where the record
+        ended: then the trainer counts other updates as well.
+
+        Raises
+        ------
+        RecordError
+            If the record has rows of later steps.
+        """
+        end = self._end or End(0, {}, None)
+        if self._mode != "a" or self.next_step != end.step or updates in (0, end.step):
+            return
+        if end.place is not None and end.place.is_at(place):
+            return
+        if updates < end.step:
+            raise RecordError(
+                f"the trainer continues after {updates} updates, but the record {str(self.path)!r} has rows "
+                f"up to step {end.step - 1}; pass resume_at={updates} to measure the later steps again."
+            )
+        self._resume_at(updates)
+        if self._blocks is not None:
+            self._blocks.give([each for each in self._dropped if each[0] <= updates])
+
+    def _arrive(self, theta: Callable[[], Vector]) -> None:
+        """The first step of this part begins at θ: warn if the record ended elsewhere."""
+        end = self._end
+        if end is None or end.place is None or end.arrived or self.next_step != end.step:
+            return
+        end.arrived, end.displaced = True, not end.place.is_at(Place.of(theta()))
+        if end.displaced:
+            warnings.warn(
+                f"the parameters are not those with which the record {str(self.path)!r} ended: training did "
+                f"not continue from the end of step {end.step - 1}. Load the checkpoint of that moment, or "
+                "pass resume_at=, the number of steps made before: of an earlier checkpoint, or if the last "
+                "ones were not measured.",
+                LCAWarning,
+                stacklevel=4,
+            )
 
     def _checks_before(self, blocks: Blocks, plan: Plan) -> dict[str, Any]:
         """Margin and noise of the self-checks before `next_step`, by loss, and the windows that no row holds.
@@ -511,7 +604,7 @@ class Record:
         An estimator that measures the whole loss and has no memory has nothing to remember; one that samples
         begins anew with its samples, and with the check of their sum.
         """
-        if self._before is None:
+        if self._end is None:
             return False
         if self._changed_estimator:
             warnings.warn(
@@ -538,24 +631,36 @@ class Record:
                     f"cannot be continued with {name}={value!r}; omit the option, or write another record."
                 )
 
-    def _continues(self, step: int, rows: Mapping[str, Row]) -> bool:
-        """Whether this is the first step of a continued record, and begins where the record ended.
+    def _continues(self, end: End, step: int, rows: Mapping[str, Row]) -> bool:
+        """Whether the first row of a continued record begins where the record ended.
 
-        Warns if it begins elsewhere.
+        Warns if it begins elsewhere, or if the losses there are others.
         """
-        (last, ends), self._before = self._before or (step, {}), None
-        for name, end in ends.items():
+        if step != end.step:
+            return False
+        source = next(iter(rows.values())).allocation.source
+        if source is not None:
+            self._arrive(lambda: source.start)
+        if end.displaced:
+            return False
+        for name, loss in end.losses.items():
             begin, mass = rows[name].allocation.loss_start, rows[name].allocation.mass
-            if step == last + 1 and abs(begin - end) > summed(mass + abs(begin) + abs(end), EPS32):
+            if abs(begin - loss) > summed(mass + abs(begin) + abs(loss), EPS32):
+                cause = (
+                    "though the parameters are the same. Other data are measured, or the state that the loss "
+                    "depends on (running statistics) was not restored."
+                    if end.arrived
+                    else f"so training did not continue from the end of step {step - 1}. Load the checkpoint "
+                    "of that moment, or pass resume_at= for an earlier one."
+                )
                 warnings.warn(
-                    f"the record {str(self.path)!r} ended with a {name} loss of {end:.6g} and continues with "
-                    f"a loss of {begin:.6g}: training did not continue from the end of step {last}. Load the "
-                    "checkpoint of that moment, or pass resume_at= for an earlier one.",
+                    f"the record {str(self.path)!r} ended with a {name} loss of {loss:.6g} and continues "
+                    f"with a loss of {begin:.6g}, {cause}",
                     LCAWarning,
                     stacklevel=3,
                 )
                 return False
-        return step == last + 1
+        return True
 
 
 def _pairs(groups: Mapping[str, Groups]) -> tuple[tuple[str, str], ...]:

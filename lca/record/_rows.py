@@ -7,6 +7,7 @@ import numpy as np
 
 from lca.arrays import array_ops
 from lca.groups import Groups
+from lca.record._place import Place
 from lca.record._schema import Content, RecordError, group_names
 from lca.row import CheckedWindow, Row
 from lca.views._view import step_of
@@ -16,7 +17,7 @@ Cells = dict[str, np.ndarray | float | int]
 
 
 def step_cells(row: Row, content: Content) -> Cells:
-    """The cells that all measured losses share: the index of the step, learning rates, θ if it is recorded.
+    """The cells that all measured losses share: index, learning rates, where the step ends, θ if recorded.
 
     Raises
     ------
@@ -30,6 +31,8 @@ def step_cells(row: Row, content: Content) -> Cells:
     if content.learning_rates:
         known = learning_rates_of(row)
         cells["learning_rate"] = np.array([known.get(name, np.nan) for name in content.learning_rates])
+    if content.places and allocation.source is not None:
+        cells["theta_total"], cells["theta_mass"] = Place.of(allocation.source.end)
     if not (content.theta or content.traced):
         return cells
     step, ops = step_of(allocation, "theta and trace"), array_ops(allocation.values)

@@ -21,7 +21,8 @@ SCHEMA_VERSION = 4
 
 1: lca 0.1.0. 2: ``_helped`` and ``_hurt`` became ``_helping`` and ``_hurting``; ``sampled`` and the manifest
 were added. 3: the variables of self-checks (``checked_``) and ``path_difference`` were added. 4: the
-``memory`` of estimators that have one, and ``restarted`` were added.
+``memory`` of estimators that have one, ``restarted`` and the place at the end of a step (``theta_``) were
+added.
 """
 FIRST_WITH_MANIFEST = 2
 RENAMED_SINCE = {
@@ -93,14 +94,16 @@ class Column:
 class Content:
     """The optional contents of a record, beyond scalars, tensors and layers.
 
-    ``checkpoints`` says whether steps are between checkpoints of these numbers; ``learning_rates`` are the
-    names of the groups of the optimizer; ``groups`` are pairs of a division and one of its groups.
+    ``checkpoints`` says whether steps are between checkpoints of these numbers; ``places`` whether θ of the
+    steps is known, by which a place is recognised; ``learning_rates`` are the names of the groups of the
+    optimizer; ``groups`` are pairs of a division and one of its groups.
     ``values`` and ``theta`` are the dtypes of the full arrays, or ``None``; ``traced`` holds positions in θ;
     ``memory`` holds the names in `lca.StepAllocation.memory`; ``examples`` the groups and examples of the
     allocation by example.
     """
 
     checkpoints: bool = False
+    places: bool = False
     learning_rates: tuple[str, ...] = ()
     groups: tuple[tuple[str, str], ...] = ()
     neurons: bool = True
@@ -145,6 +148,11 @@ _FLAGS = (
 _COUNTS = (("helping", "A < 0"), ("hurting", "A > 0"), ("zero", "A = 0 exactly"))
 
 
+_PLACES = (
+    Column("theta_total", (), "float64", "Σ_i θ_i at the end of the step", "parameter"),
+    Column("theta_mass", (), "float64", "Σ_i |θ_i| at the end of the step", "parameter"),
+    Column("displaced", (), "bool", "the record was continued, from another θ than that of its end", "1"),
+)
 _BY_EXAMPLE = (
     Column("example_value", ("example_group", "example"), "float64", "A by group and example"),
     Column("example_loss_start", ("example",), "float64", "ω_n ℓ_n(θ_t)"),
@@ -192,7 +200,9 @@ def columns(content: Content) -> list[Column]:
 
 def _of_training(content: Content) -> list[Column]:
     """What a tracker or a replay adds."""
-    found = []
+    found: list[Column] = []
+    if content.places:
+        found += _PLACES
     if content.checkpoints:
         found.append(Column("step_end", (), "int64", "number of the checkpoint at its end", "1"))
     if content.learning_rates:

@@ -147,13 +147,14 @@ class BlockStore:
             self._check_place()
             self._manifest.append(self._path, metrics=metrics)
 
-    def drop_metrics(self, step: int) -> None:
-        """Drop the metrics that were given after more than so many updates."""
-        kept = self._manifest.metrics.until(step)
-        if kept.by_name() != self._manifest.metrics.by_name():
-            self._manifest.metrics = kept
+    def drop_metrics(self, step: int) -> list[Given]:
+        """Drop the metrics that were given after more than so many updates, and return them."""
+        dropped = [each for each in self._manifest.metrics.given() if each[0] > step]
+        if dropped:
+            self._manifest.metrics = self._manifest.metrics.until(step)
             with self._explained():
                 self._manifest.write(self._path)
+        return dropped
 
     def cut(self, length: int) -> None:
         """Drop the rows from ``length`` on."""

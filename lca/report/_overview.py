@@ -87,6 +87,8 @@ def _verdicts(run: Run, checks: Sequence[Conservation]) -> list[tuple[Tone, str]
         found.append(("warn", text))
     if run.restarts:
         found.append(("warn", _restarts(run.restarts)))
+    if run.displacements:
+        found.append(("warn", _displacements(run.displacements)))
     if run.span > 1:
         found.append(("warn", _straight_lines(run.span)))
     if run.is_replay:
@@ -128,12 +130,23 @@ def _straight_lines(span: int) -> str:
 
 
 def _restarts(steps: Sequence[int]) -> str:
-    shown = ", ".join(f"{step:,}" for step in steps[:MAX_NAMED])
-    more = f" and {len(steps) - MAX_NAMED:,} others" if len(steps) > MAX_NAMED else ""
     return (
-        f"The record was continued at step{'' if len(steps) == 1 else 's'} {shown}{more}, and the estimator "
+        f"The record was continued at {_named(steps)}, and the estimator "
         "began anew there: samples, checks and costs are not those of a run without a stop."
     )
+
+
+def _displacements(steps: Sequence[int]) -> str:
+    return (
+        f"The record was continued at {_named(steps)}, but training did not continue from where it had "
+        "ended: the parameters are others. The sums are over parts that do not follow one another."
+    )
+
+
+def _named(steps: Sequence[int]) -> str:
+    shown = ", ".join(f"{step:,}" for step in steps[:MAX_NAMED])
+    more = f" and {len(steps) - MAX_NAMED:,} others" if len(steps) > MAX_NAMED else ""
+    return f"step{'' if len(steps) == 1 else 's'} {shown}{more}"
 
 
 def _divergence(check: Conservation) -> str:

@@ -92,7 +92,15 @@ class Run:
     @cached_property
     def restarts(self) -> list[int]:
         """The steps at which the record was continued and the estimator began anew."""
-        found = self.record.get("restarted")
+        return self._flagged("restarted")
+
+    @cached_property
+    def displacements(self) -> list[int]:
+        """The steps at which the record was continued, and not from where it had ended."""
+        return self._flagged("displaced")
+
+    def _flagged(self, name: str) -> list[int]:
+        found = self.record.get(name)
         return [] if found is None else self.steps[found.values.astype(bool)].tolist()
 
     @cached_property

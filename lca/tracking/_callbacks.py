@@ -106,10 +106,12 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
         if self.tracker is not None:
             self.tracker._epoch.end(self.steps)
 
-    def _begin(self, make_tracker: Callable[[], AnyTracker], updates: int | None = None) -> None:
+    def _begin(
+        self, make_tracker: Callable[[], AnyTracker], updates: int | None = None, made: int = 0
+    ) -> None:
         """A run begins: make its tracker and enter it, or handle the error as ``on_error`` says.
 
-        It will make ``updates`` updates, as far as the framework knows.
+        It will make ``updates`` updates, as far as the framework knows, after ``made`` of an earlier part.
         """
         self._end(complete=False)  # a run that ended without the framework saying so
         self.tracker = self._failure = None
@@ -117,6 +119,7 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
             tracker = make_tracker()
             if updates is not None and updates > 0:
                 tracker.expect(updates)
+            tracker._follow_trainer(made)
             tracker.__enter__()
         except Exception as error:
             if self._settings.on_error == "raise":

@@ -6,9 +6,10 @@ from typing import Protocol
 import numpy as np
 
 from lca._state import same_state
-from lca.arrays import Vector, array_ops
+from lca.arrays import Vector
 from lca.errors import LCAError, LCAWarning
 from lca.objective import State
+from lca.record._place import Place
 from lca.step import Step
 from lca.tracking._clock import StepClock
 from lca.tracking._pending import PendingStep, StepFields
@@ -58,6 +59,8 @@ class RunFollower:
     ----------
     steps
         Number of updates seen, measured or not, including those in a record that is continued.
+    made
+        Number of updates that a trainer which continues training by itself has made before the run, or 0.
     discontinuities
         As in `lca.tracking.TrackerBase`.
     """
@@ -74,6 +77,7 @@ class RunFollower:
         self._theta = theta
         self._pending = PendingStep(session.required_fields, step_fields, session.reduced)
         self.steps = session.first_step
+        self.made = 0
         self._seen = False  # whether an update has begun
         self.discontinuities = 0
         self._wanted = False
@@ -81,7 +85,7 @@ class RunFollower:
         self._last: tuple[int, Vector] | None = None
         self._state: State | None = None  # as the last update left it
         self._at_update: State | None = None
-        self._begun: tuple[float, float] | None = None
+        self._begun: Place | None = None
 
     @property
     def requested(self) -> frozenset[str]:
@@ -103,7 +107,10 @@ class RunFollower:
         self._seen = False
         self._session.failed = self._session.error is not None
         with self._session.guarded(self.steps):
-            self._begun = self._sums()
+            self._begun = Place.of(self._theta.borrow())
+            if self.made:
+                self._session.follow(self.made, self._begun)
+                self.steps = self._session.first_step
         self._look_ahead(state)
         self._clock.resume()
 
@@ -112,6 +119,9 @@ class RunFollower:
 
         ``after_forward`` says whether the forward pass of the training batch is over.
         """
+        if not self._seen and self._session.error is None:
+            with self._session.guarded(self.steps):
+                self._session.arrive(self._theta.borrow)
         self._seen = True
         self._start = None
         self._pending.clear()
@@ -167,7 +177,8 @@ class RunFollower:
         known, as the last update was not measured. Costs one pass over θ.
         """
         if not self._seen:
-            return self._begun is not None and not np.array_equal(self._sums(), self._begun, equal_nan=True)
+            now = Place.of(self._theta.borrow())
+            return self._begun is not None and not np.array_equal(now, self._begun, equal_nan=True)
         return self._ended_measured and self._last is not None and not self._theta.is_at(self._last[1])
 
     def settle(self) -> None:
@@ -225,12 +236,6 @@ class RunFollower:
                 LCAWarning,
                 stacklevel=2,
             )
-
-    def _sums(self) -> tuple[float, float]:
-        """Two sums over θ, by which a movement is noticed without a copy."""
-        theta = self._theta.borrow()
-        ops = array_ops(theta)
-        return ops.total(theta), ops.abs_total(theta)
 
     def end(self, *, complete: bool = True) -> None:
         """The run is over: release all vectors and close the record, marked ``complete`` or not."""

@@ -33,6 +33,7 @@ from lca.objective import (
 )
 from lca.record import Record
 from lca.record._metrics import as_numbers
+from lca.record._place import Place
 from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, Summary, summarize
@@ -173,6 +174,21 @@ class Session:
     def first_step(self) -> int:
         """The index of the first update: 0, or the number of steps in the record that is continued."""
         return 0 if self._record is None else self._record.next_step
+
+    @property
+    def recorded(self) -> int:
+        """The number of steps in the record."""
+        return 0 if self._record is None else self._record.steps
+
+    def follow(self, updates: int, place: Place) -> None:
+        """Count the steps of a continued record from the ``updates`` that its trainer, now here, has made."""
+        if self._record is not None:
+            self._record._follow(updates, place)
+
+    def arrive(self, theta: Callable[[], Vector]) -> None:
+        """The first update of the run begins at θ: compare it with the end of a record that is continued."""
+        if self._record is not None:
+            self._record._arrive(theta)
 
     @property
     def checked_windows(self) -> Mapping[str, list[CheckedWindow]]:
@@ -443,7 +459,8 @@ class Session:
         known = measured_on(self.objectives)
         if known:
             settings["measured_on"] = known
-        return made.begin(layout, estimator=estimator, settings=settings)
+        made.begin(layout, estimator=estimator, settings=settings)._compare_settings()
+        return made
 
     def _reason(self) -> str:
         if self.error is not None:

@@ -201,6 +201,14 @@ class TrackerBase(HasTable):
         """The run will make so many updates: gives ``progress`` the time left, and `estimate` its default."""
         self._session.live.expect(updates)
 
+    def _follow_trainer(self, updates: int) -> None:
+        """The trainer, which continues training by itself, has made so many updates before this run.
+
+        Lines of ``span`` updates are not counted by it.
+        """
+        if isinstance(self._follower, RunFollower):
+            self._follower.made = updates
+
     def summary(self) -> Summary:
         """`lca.summary.summarize` of each measured loss and of each term of a `lca.Sum`, by name.
 

@@ -597,12 +597,15 @@ def a_record_is_written_and_closed(framework, folder):
 
 def a_continued_record_goes_on_counting(framework, folder):
     def again():
-        return tracked(framework, record=lca.Record(folder / "run", mode="a")).tracker
+        record = lca.Record(folder / "run", mode="a")
+        return tracked(framework, SampledPathIntegral(size=30), record=record).tracker
 
     assert again().steps == 5
     with pytest.warns(LCAWarning, match="training did not continue from the end of step 4"):  # θ starts anew
         assert again().steps == 10
-    assert lca.open_record(folder / "run").step.values.tolist() == list(range(10))
+    found = lca.open_record(folder / "run").load()
+    assert found.step.values.tolist() == list(range(10))
+    assert found.step[found.displaced].values.tolist() == [5]
 
 
 def a_summary_says_why_there_is_none(framework, folder):

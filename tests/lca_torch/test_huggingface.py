@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import lca
-from lca import tolerances
+from lca import RIGHT, tolerances
 from lca.analysis import group_totals
-from lca.errors import LCAError
-from lca.estimators import CrossFit, LaggedCrossFit
+from lca.errors import LCAError, LCAWarning
+from lca.estimators import CrossFit, LaggedCrossFit, NextBatch
 from lca_torch import Objective, replay
 from tests.laws.callbacks import LAWS, one_warning
 from tests.laws.runs import Kept, Shown
@@ -71,7 +71,7 @@ def measure(model):
 
 
 def train(model, folder, *callbacks, resume=None, **options):
-    """Two epochs of eight batches."""
+    """Two epochs of eight batches, which may continue from a checkpoint."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=4,
@@ -82,9 +82,8 @@ def train(model, folder, *callbacks, resume=None, **options):
         seed=3,
         **({"save_strategy": "no", "learning_rate": 0.01} | options),
     )
-    Trainer(model, arguments, train_dataset=DATA, callbacks=list(callbacks)).train(
-        resume_from_checkpoint=resume
-    )
+    trainer = Trainer(model, arguments, train_dataset=DATA, callbacks=list(callbacks))
+    trainer.train(resume_from_checkpoint=resume)
     return model
 
 
@@ -437,6 +436,20 @@ def test_lagged_gradients_need_no_change_to_the_run(max_grad_norm, tmp_path):
         assert float((step.update_slope * step.gradient - (step.end - step.start)).abs().max()) <= limit
         shrunk = max_grad_norm / float(step.gradient.norm()) if max_grad_norm else 1.0
         assert shrunk == 1.0 or shrunk < 0.9
+
+
+def test_a_run_that_is_resumed_is_recorded_in_the_steps_of_the_trainer(tmp_path):
+    """The last update before the stop lacks the gradient of the next one, so the record ends before it."""
+
+    def part(**options):
+        record = lca.Record(tmp_path / "run.zarr", mode="a")
+        callback = TrainerCallback(measure, NextBatch(RIGHT), on_error="raise", record=record)
+        train(gpt2(), tmp_path, callback, **options)
+
+    part(max_steps=3, save_strategy="steps", save_steps=3)
+    with pytest.warns(LCAWarning, match="continues at step 3 and has no row for step 2"):
+        part(max_steps=6, resume=tmp_path / "checkpoint-3")
+    assert lca.open_record(tmp_path / "run.zarr").step.values.tolist() == [0, 1, 3, 4]
 
 
 def test_halves_under_dropout_are_refused(tmp_path):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lca
 from lca import tolerances
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, NextBatch
 from lca_torch import Objective
 from tests.laws.callbacks import LAWS
@@ -80,8 +80,8 @@ def module(flavour="lightning", *, norm=False, manual=False, optimizers=1):
     return Module()
 
 
-def fit(model, *callbacks, flavour="lightning", epochs=2, **options):
-    """Five batches an epoch."""
+def fit(model, *callbacks, flavour="lightning", epochs=2, checkpoint=None, **options):
+    """Five batches an epoch; continues from the checkpoint, if there is one, and writes it."""
     trainer = FLAVOURS[flavour].Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -92,7 +92,10 @@ def fit(model, *callbacks, flavour="lightning", epochs=2, **options):
         **{"logger": False, **options},
     )
     torch.manual_seed(3)
-    trainer.fit(model, DataLoader(DATA, batch_size=12, shuffle=True), DataLoader(DATA, batch_size=60))
+    batches = DataLoader(DATA, batch_size=12, shuffle=True), DataLoader(DATA, batch_size=60)
+    trainer.fit(model, *batches, ckpt_path=checkpoint if checkpoint and checkpoint.exists() else None)
+    if checkpoint:
+        trainer.save_checkpoint(checkpoint)
     return model
 
 
@@ -299,6 +302,20 @@ def test_the_halves_of_a_batch_are_taken_from_it_without_a_change_to_the_module(
         assert not torch.equal(first.gradient, second.gradient)
         ours = (first.gradient + second.gradient) / 2
         assert float((row.source.next_gradient - ours).abs().max()) <= tolerances.gradient(1.0, 2.0**-23)
+
+
+def test_a_fit_that_is_resumed_is_recorded_in_the_steps_of_the_trainer(tmp_path):
+    """The last update before the stop lacks the batch of the next one, so the record ends before it."""
+
+    def part(epochs):
+        record = lca.Record(tmp_path / "run.zarr", mode="a")
+        callback = LightningCallback(measure, NextBatch(), on_error="raise", record=record)
+        fit(module(), callback, epochs=epochs, checkpoint=tmp_path / "last.ckpt")
+
+    part(1)
+    with pytest.warns(LCAWarning, match="continues at step 5 and has no row for step 4"):
+        part(2)
+    assert lca.open_record(tmp_path / "run.zarr").step.values.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
 
 
 def test_the_next_batch_is_the_one_of_the_next_step(tmp_path):

@@ -37,11 +37,11 @@ LAYOUT = Layout(("a.weight", "a.bias", "b.weight"), ((2, 3), (2,), (4, 2)))
 
 
 def allocation(step, *, seed=0, layout=LAYOUT, **kwargs):
-    """A step of noise, with exact zeros; the same for the same step and seed."""
+    """A step of noise, with exact zeros, from the end of the step before; the same for a step and seed."""
     rng = np.random.default_rng([seed, step])
     values = rng.normal(size=layout.size) * 10.0 ** rng.integers(-30, 3, layout.size)
     values[rng.random(layout.size) < 0.2] = 0
-    start, end = rng.normal(size=(2, layout.size))
+    start, end = (np.random.default_rng(index).normal(size=layout.size) for index in (step, step + 1))
     kwargs = {"residual": 0.25, "mass": 3.0, "state_change": 0.125, "converged": step % 3 > 0} | kwargs
     return StepAllocation(values, 2.0 - step, 1.0 - step, step=step, source=Step(start, end, step), **kwargs)
 
@@ -303,24 +303,25 @@ def test_steps_can_be_measured_again(tmp_path):
 def test_to_go_on_from_another_state_is_warned_of(tmp_path):
     recorded(tmp_path / "r", range(3))
     with Record(tmp_path / "r", mode="a") as record:
-        fresh = {name: replace(found, loss_start=2.0) for name, found in rows(3).items()}
-        with pytest.warns(
-            LCAWarning, match=r"a train loss of -1 and continues with a loss of 2: .* the end of step 2"
-        ):
-            record.update(fresh)
+        unplaced = {name: replace(found, loss_start=2.0, source=None) for name, found in rows(3).items()}
+        with pytest.warns(LCAWarning, match="a train loss of -1 and .* of 2, so .* from the end of step 2"):
+            record.update(unplaced)
         record.update(
             {name: replace(found, loss_start=2.0) for name, found in rows(4).items()}
         )  # once is enough
     with Record(tmp_path / "r", mode="a") as record:
+        fresh = {name: replace(found, loss_start=2.0) for name, found in rows(5).items()}
+        with pytest.warns(LCAWarning, match="of 2, though the parameters are the same. Other data are meas"):
+            record.update(fresh)
+    with Record(tmp_path / "r", mode="a") as record:
         record.update(rows(7))  # steps in between were not measured
+    assert not open_record(tmp_path / "r").displaced.any()
 
 
 def test_a_gap_larger_than_any_before_is_warned_of(tmp_path):
     recorded(tmp_path / "r", range(0, 40, 10))
     Record(tmp_path / "r", mode="a", resume_at=40).close()  # every tenth step
-    with pytest.warns(
-        LCAWarning, match=r"ends with step 30 and continues at resume_at=500: .* steps 31 to 499"
-    ):
+    with pytest.warns(LCAWarning, match=r"continues at step 500 and has no rows for steps 31 to 499"):
         Record(tmp_path / "r", mode="a", resume_at=500).close()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import lca
 from lca.analysis import division_names, group_names, group_stderr, group_totals
-from lca.errors import LCAError, UnknownNameError
+from lca.errors import LCAError, LCAWarning, UnknownNameError
 from lca.estimators import SampledPathIntegral
 from lca.plots import figure_of, plot_cumulative, save_all
 from lca.record import RecordError
@@ -51,6 +51,13 @@ def test_a_replay_is_recorded_in_the_numbers_of_its_checkpoints(tmp_path):
     assert "In 4 steps between the checkpoints 0 to 1,001, the train loss (measured on 200 examples)" in page
     assert "straight line from a checkpoint to the next one" in page
     assert '"checkpoint"' in page  # the label of the axes
+
+
+def test_a_replay_is_repeated_from_a_whole_step(tmp_path):
+    lca.measure(LOSS, steps_of(checkpoints=[0, 10, 20, 30, 40]), record=tmp_path / "run.zarr")
+    with pytest.warns(LCAWarning, match="continues at step 15 and has no rows for steps 10 to 14"):
+        again = lca.Record(tmp_path / "run.zarr", mode="a", resume_at=15)
+    assert again.steps == 1
 
 
 def test_checkpoints_that_are_missing_in_between_are_said(tmp_path):

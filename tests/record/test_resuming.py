@@ -10,6 +10,8 @@ from lca import Adaptive, PathIntegral, Record, Trajectory, allocate_each, open_
 from lca.errors import LCAWarning
 from lca.estimators import AdaptiveSampleSize, ControlVariate, SampledPathIntegral
 from lca.reference import SGD, Batch, DatasetLoss, minibatches, mlp, train
+from lca.report._overview import summary
+from lca.runs._run import Run
 from lca.tracking import FunctionalTracker
 
 STEPS = 30
@@ -29,10 +31,10 @@ def points():
     return np.array([step.start for step in steps] + [steps[-1].end])
 
 
-def measured(path, estimator, first, last, **options):
+def measured(path, estimator, first, last, *, moved=0.0, **options):
     """Allocate steps from ``first`` to ``last``, as a loop of the user's own does."""
     with Record(path, LOSSES["train"].layout, estimator=estimator, block=4, **options) as record:
-        steps = (step for step in Trajectory(points()) if first <= step.index < last)
+        steps = (step for step in Trajectory(points() + moved) if first <= step.index < last)
         for rows in allocate_each(LOSSES, steps, estimator, memory=record.memory):
             record.update(rows)
     return open_record(path).load()
@@ -40,9 +42,9 @@ def measured(path, estimator, first, last, **options):
 
 def tracked(estimator, last, record):
     """The same in a tracker."""
-    theta = points()[record.next_step]
+    theta, *rest = points()[record.next_step : last + 1]
     with FunctionalTracker(theta, LOSSES, estimator, record=record, on_error="raise") as tracker:
-        for point in points()[record.next_step + 1 : last + 1]:
+        for point in rest:
             tracker.update(point)
     return open_record(record.path).load()
 
@@ -109,6 +111,73 @@ def test_estimators_that_sample_begin_anew_and_the_record_says_so(tmp_path, esti
     measured(tmp_path / "r", estimator, 0, 13)
     run = measured(tmp_path / "r", estimator, 13, STEPS, mode="a")
     assert run.step[run.restarted].values.tolist() == [13]
+
+
+@pytest.mark.parametrize("estimator", [PROBE, Adaptive(tol=1e-3)], ids=["sampled", "exact"])
+def test_parameters_other_than_those_at_the_end_are_warned_of(tmp_path, estimator):
+    measured(tmp_path / "r", estimator, 0, 5)
+    with pytest.warns(LCAWarning, match="training did not continue from the end of step 4.*pass resume_at="):
+        run = measured(tmp_path / "r", estimator, 5, 8, mode="a", moved=1e-9)
+    with pytest.warns(LCAWarning, match="training did not continue from the end of step 7"):
+        run = tracked(estimator, 10, Record(tmp_path / "r", mode="a"))
+    assert run.step[run.displaced].values.tolist() == [5, 8]
+    said = " ".join(text for _, text in summary(Run(run)).verdicts)
+    assert "continued at steps 5, 8, but training did not continue from where it had ended" in said
+
+
+def test_a_schedule_does_not_hide_that_training_continues_elsewhere(tmp_path):
+    """After eight updates the record ends with step 6, and does not know of the next one."""
+
+    def part(first, last):
+        record = Record(tmp_path / "r", mode="a")
+        with FunctionalTracker(points()[first], LOSSES, PROBE, record=record, every=3) as tracker:
+            for point in points()[first + 1 : last + 1]:
+                tracker.update(point)
+
+    part(0, 8)
+    with pytest.warns(LCAWarning, match="from the end of step 6.* if the last ones were not measured"):
+        part(8, 9)
+
+
+def test_a_step_that_each_part_misses_is_warned_of_each_time(tmp_path):
+    for first in (0, 5, 10):
+        measured(tmp_path / "r", PROBE, first, first + 4, mode="a")
+        with pytest.warns(
+            LCAWarning, match=f"continues at step {first + 5} and has no row for step {first + 4}"
+        ):
+            Record(tmp_path / "r", mode="a", resume_at=first + 5).close()
+
+
+def test_other_data_and_another_span_are_told_at_once(tmp_path):
+    tracked(PROBE, 5, Record(tmp_path / "r"))
+    losses = {"train": LOSSES["train"], "heldout": LOSSES["train"]}
+    record = Record(tmp_path / "r", mode="a")
+    with pytest.warns(LCAWarning, match="'heldout' of .* on 20 examples, and that of the run on 40 examples"):
+        FunctionalTracker(points()[5], losses, PROBE, record=record)
+    with pytest.raises(lca.record.RecordError, match="with span=1 and cannot be continued with span=4"):
+        FunctionalTracker(points()[5], LOSSES, PROBE, record=record, span=4)
+
+
+def test_a_trainer_that_continues_by_itself_says_at_which_step(tmp_path):
+    def resumed(updates, at):
+        record = Record(tmp_path / "r", mode="a")
+        tracker = FunctionalTracker(points()[at], LOSSES, PROBE, record=record, on_error="raise")
+        tracker._follow_trainer(updates)
+        with record, tracker:
+            return tracker.steps
+
+    with pytest.warns(LCAWarning, match="continues at step 7 and has no rows for steps 0 to 6"):
+        assert resumed(7, at=7) == 7  # the writer was killed before its first block
+    measured(tmp_path / "r", PROBE, 0, 5)
+    assert resumed(0, at=0) == 5  # it has just begun
+    assert resumed(105, at=5) == 5  # it counts other updates as well
+    with pytest.raises(lca.record.RecordError, match=r"after 3 updates.* to step 4; pass resume_at=3"):
+        resumed(3, at=3)
+    with Record(tmp_path / "r", mode="a") as record:
+        record.add_metrics({"accuracy": 0.5}, step=7)
+    with pytest.warns(LCAWarning, match=r"continues at step 7 and has no rows for steps 5 to 6"):
+        assert resumed(7, at=7) == 7
+    assert open_record(tmp_path / "r").attrs["metrics"]["accuracy"]["step"] == [7]
 
 
 def test_a_continued_run_draws_other_samples_than_its_beginning(tmp_path):

@@ -61,6 +61,17 @@ def test_gradient_accumulation_has_fewer_steps_than_batches():
     assert callback.steps == callback.summary()["train"]["steps"] == 3
 
 
+def test_a_fit_at_a_later_epoch_continues_its_record_at_the_update_of_the_optimizer(tmp_path):
+    """After six updates the record ends with step 4, and does not know of the next one."""
+    model = model_of()
+    for epoch in (0, 2):
+        record = lca.Record(tmp_path / "run", mode="a")
+        callback = LCACallback((X, Y), batch_norm="frozen", every=4, record=record, on_error="raise")
+        fit(model, callback, epochs=epoch + 2, initial_epoch=epoch)
+    assert callback.steps == 12
+    assert lca.open_record(tmp_path / "run").step.values.tolist() == [0, 4, 8]
+
+
 def test_a_schedule_is_recorded_with_its_rates(tmp_path):
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.1, 0.01])
     callback = LCACallback(
