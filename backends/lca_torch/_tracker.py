@@ -98,7 +98,7 @@ class Tracker(ModelTracker[Loop]):
     _advice = {
         "batch": f"loop over tracker.batches(loader), {_NOT_AHEAD}, and call tracker.begin_batch(batch) "
         "before each further update from the same batch",
-        "gradient": "make each update from as many batches of tracker.batches(loader) as the first one, "
+        "gradient": "make each update from as many batches of tracker.batches(loader) as the others, "
         f"{_NOT_AHEAD}",
         "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or over several "
         f"batches of tracker.batches(loader), {_NOT_AHEAD}, and call backward for each, not for their sum "

@@ -15,11 +15,18 @@ from lca.frameworks._trees import describe, take
 from lca.objective import Batch
 from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import rebatched, summed
+from lca.tracking._accumulation import Accumulation
 from lca.tracking._clipping import Clipping
 
 IGNORED = -100  # the default ignore_index of cross-entropy
 GRADIENT_FIELDS = frozenset({"gradient", "micro_batches", "halves", "update_slope"})
 """The fields of `lca.Step` that are made from the gradient of training."""
+
+DISCARDED = "has no gradient, or one that the loop has set to 0"
+_WEIGHTLESS = (
+    "has a batch, half or micro-batch of weight 0, as one in which no label counts; leave such batches out, "
+    "or take larger ones"
+)
 
 
 class LoopContext(ABC):
@@ -33,6 +40,14 @@ class LoopContext(ABC):
     ----------
     requested
         Returns the names of the fields of `lca.Step` to supply for the coming update.
+
+    Attributes
+    ----------
+    accumulation
+        Compares the number of batches in an update with that of others.
+    irregular
+        Why the update supplied last may lack fields that others have, as what it did; empty if it is like
+        others.
     """
 
     def __init__(self, requested: Callable[[], Collection[str]]) -> None:
@@ -42,7 +57,9 @@ class LoopContext(ABC):
         self._scores: list[ExampleScores] = []
         self._weight: float | None = None  # of the micro-batch under way
         self._told = True  # whether the weights of all batches of the update were passed
-        self._accumulated: int | None = None  # batches of the first update
+        self.accumulation = Accumulation()
+        self.irregular = ""
+        self._weightless = False  # whether the update has a micro-batch of weight 0
         self._weighed = False  # whether the weights of micro-batches were known at any update
         self._clipping = Clipping()
         self.gradient_on: Callable[[Batch], Vector] | None = None
@@ -71,6 +88,7 @@ class LoopContext(ABC):
         self._end_micro_batch()
         self._batches += [batch] if len(batch) > 1 else batch
         self._told &= weight is not None
+        self._weightless |= weight == 0
         self._begin_micro_batch(1.0 if weight is None else float(weight))
 
     def clips_norm(self, max_norm: float) -> None:
@@ -101,6 +119,7 @@ class LoopContext(ABC):
         _check_weights(weights)
         if not any(weights):  # nothing counts, as in the loss of the whole batch
             weights = sizes
+        self._weightless |= not all(weights)
         for piece, own in zip(pieces, weights, strict=True):
             if own:
                 part = own / sum(weights)
@@ -124,11 +143,14 @@ class LoopContext(ABC):
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         """The values of these fields of `lca.Step`, as far as the loop has supplied them."""
         self._end_micro_batch()
+        self.irregular = _WEIGHTLESS if self._weightless else ""
         found: dict[str, Any] = {}
         if "batch" in fields and self._batches:
             batch = self._batches[0] if len(self._batches) == 1 else self._joined(self._batches)
-            if self.weight_of is None or self.weight_of(batch):  # else its loss is not known
+            if self.weight_of is None or self.weight_of(batch):
                 found["batch"] = batch
+            else:  # its loss is not known
+                self.irregular = _WEIGHTLESS
         if not GRADIENT_FIELDS.isdisjoint(fields):
             found |= self._gradients(fields)
         if "scores" in fields and self._scores:
@@ -141,7 +163,7 @@ class LoopContext(ABC):
     def clear(self) -> None:
         """The update has been made, or will not be made; the next one begins."""
         self._batches, self._marks, self._scores, self._weight = [], [], [], None
-        self._told = True
+        self._told, self._weightless = True, False
 
     def _begin_micro_batch(self, weight: float) -> None:
         self._weight = weight
@@ -150,19 +172,20 @@ class LoopContext(ABC):
         self._weight = None
 
     def _gradients(self, fields: Collection[str]) -> dict[str, Any]:
-        """The gradient of the training loss, and of its micro-batches; not as clipped, scaled or averaged.
-
-        An update from fewer or more batches than the first one has a gradient of unknown scale, as many
-        loops divide by a fixed number of batches; it is left out.
-        """
+        """The gradient of the training loss, and of its micro-batches; not as clipped, scaled or averaged."""
         applied = self._gradient()
-        if applied is None or not self._as_many_batches():
+        if applied is None:
+            return {}
+        self.accumulation.compare(max(1, len(self._batches)), len(self._marks))
+        self.irregular = self.irregular or self.accumulation.fewer
+        if self.accumulation.scale is None:
             return {}
         total = self._gradient_sum()
         total = applied if total is None else total
         factor = 1.0 if total is applied else self._factor(total, applied)
         if not factor:
-            return {}  # the loop has discarded the gradient; the optimizer may move on by its momentum
+            self.irregular = DISCARDED
+            return {}
         scale = 1.0 if factor == 1.0 else 1 / self._loss_scale()
         ops = array_ops(total)
         relative = factor / scale
@@ -197,13 +220,6 @@ class LoopContext(ABC):
     def _counted(self, gradient: Vector) -> Vector:
         """What counts in the norm of a gradient by which the loop clips it."""
         return self._moving(gradient) if self._part_counts else gradient
-
-    def _as_many_batches(self) -> bool:
-        """Whether the update was made from as many batches as the first one; from one if none was told."""
-        number = max(1, len(self._batches))
-        if self._accumulated is None:
-            self._accumulated = number
-        return number == self._accumulated
 
     def _weights_known(self) -> bool:
         """Whether the batches of this update have known weights; raises `LCAError` if none ever had."""
@@ -258,6 +274,7 @@ class LoopContext(ABC):
             own = [*map(self.weight_of, halves)]
         each = self.of_all(own)
         if not min(map(min, each)) > 0:
+            self.irregular = _WEIGHTLESS if total > 1 else ""
             return ()
         counts = [sum(count) for count in zip(*each, strict=True)]
         weights = [count / sum(counts) for count in counts]
@@ -308,7 +325,7 @@ class LoopContext(ABC):
 
     def _multiple(self) -> float:
         """The loss whose gradient the loop takes, divided by the mean over the examples that count in it."""
-        return 1.0
+        return self.accumulation.scale or 1.0
 
     def _count_examples(self, batch: Batch) -> int:
         """The number of examples; raises `LCAError` if the batch cannot be split."""
