@@ -59,8 +59,8 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     with ``accumulate_grad_batches`` the batches of an update are its micro-batches, of equal weight
     (`lca.estimators.CrossFit`). An update from fewer batches, such as those left over at the end of an epoch,
     has the gradient of their mean loss, although Lightning divides by ``accumulate_grad_batches``; it lacks
-    micro-batches, so that `CrossFit` skips it and the step before it: let the number of batches in an epoch be
-    a multiple. A batch for which ``training_step`` returns ``None`` is passed over.
+    micro-batches, so that `CrossFit` skips it and the step before it: let an epoch have a multiple of them. A
+    batch for which ``training_step`` returns ``None`` is passed over.
     Scores of single examples come from the module itself, which calls ``scores`` of the tracker.
 
     Raises
