@@ -182,15 +182,7 @@ class LoopContext(ABC):
             self.irregular = DISCARDED
             return {}
         scale = 1.0 if factor == 1.0 else 1 / self._loss_scale()
-        ops = array_ops(total)
-        relative = factor / scale
-        if relative != 1.0 and abs(relative - 1) <= summed(1.0, ops.eps(total)):
-            relative = 1.0
-        norm, max_norm = 0.0, None
-        if relative != 1.0 or self._clipping.max_norm is not None:
-            counted = self._counted(total)
-            norm = scale * ops.total(counted * counted) ** 0.5
-            max_norm = self._clipping.norm_after(norm, relative, ops.eps(total))
+        norm, max_norm = self._norms(total, scale, factor / scale)
         by = scale / self._multiple()
         found = {"gradient": total if by == 1.0 else total * by}
         if "micro_batches" in fields and len(self._marks) > 1 and self._weights_known():
@@ -211,6 +203,20 @@ class LoopContext(ABC):
             if self._counted(total) is total:
                 raise
             return multiple_of(self._counted(total), self._counted(applied))
+
+    def _norms(self, total: Vector, scale: float, factor: float) -> tuple[float, float | None]:
+        """The norm of the gradient ``scale · total``, and that to which ``factor`` clips it.
+
+        Without clipping 0, which costs nothing, and ``None``.
+        """
+        ops = array_ops(total)
+        if abs(factor - 1) <= summed(1.0, ops.eps(total)):
+            factor = 1.0
+        if factor == 1.0 and self._clipping.max_norm is None:
+            return 0.0, None
+        counted = self._counted(total)
+        norm = scale * ops.total(counted * counted) ** 0.5
+        return norm, self._clipping.norm_after(norm, factor, ops.eps(total))
 
     def _counted(self, gradient: Vector) -> Vector:
         """What counts in the norm of a gradient by which the loop clips it."""
