@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lca.tracking._context import IGNORED
+from lca.tracking._splitting import IGNORED
 
 _TOLERANCE = 1e-3  # the model may compute its loss in half precision
 

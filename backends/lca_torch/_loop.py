@@ -12,7 +12,7 @@ from lca._micro_batches import LeftOut
 from lca.arrays import array_ops
 from lca.errors import LCAError
 from lca.frameworks import PyTree, Rows, joined
-from lca.tracking._context import GRADIENT_FIELDS, LoopContext, is_due
+from lca.tracking._context import DISCARDED, GRADIENT_FIELDS, LoopContext, is_due
 from lca_torch._backward import BackwardPasses
 from lca_torch._gradients import ELSE, Gradients, Places, Versions
 from lca_torch._optimizers import refuse_maximizing
@@ -182,9 +182,12 @@ class Loop(LoopContext):
         tensor = torch.as_tensor(array)
         return array_ops(tensor).to_numpy(tensor)
 
-    def _gradient(self) -> Tensor:
+    def _gradient(self) -> Tensor | None:
         """As the optimizer sees it; the sum over the backward passes itself if nothing has changed since."""
         refuse_maximizing([self._optimizer])  # which may have begun to, or be another than those at first
+        if self._total is None and not self._grads.nonzero():
+            self.irregular = DISCARDED
+            return None
         self._check_passes()
         scale, total = getattr(self._optimizer, "grad_scale", None), self._total
         # Compared first: of a sharded model, all ranks compare, also if only one of them has a scale.

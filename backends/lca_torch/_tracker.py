@@ -28,7 +28,7 @@ from lca_torch._sharded_gradients import ShardedGradients
 from lca_torch._sharded_loss import LiveShards, ShardedLoss, shards_of
 from lca_torch._shared_run import leave, require_same_tracker
 from lca_torch._slots import SMALL
-from lca_torch._updates import Updates, held, may_move, stepping
+from lca_torch._updates import Updates, held, stepping
 
 _NOT_AHEAD = "none read ahead (to prefetch, wrap the loader: tracker.batches(prefetch(loader)))"
 
@@ -40,8 +40,8 @@ class Tracker(ModelTracker[Loop]):
     not changed: training with and without a tracker gives the same numbers, bit for bit. Closures (LBFGS),
     gradient accumulation and clipping, parameter groups and learning-rate schedules need no extra code; an
     update that a `torch.amp.GradScaler` skips is not a step, nor is a call of ``step()`` while no parameter
-    has a gradient. The step of a wrapper (Lookahead, SAM, those of accelerate and Fabric) and of the
-    optimizer inside it is one step.
+    has a gradient, or with a closure that takes none. The step of a wrapper (Lookahead, SAM, those of
+    accelerate and Fabric) and of the optimizer inside it is one step.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class Tracker(ModelTracker[Loop]):
     _advice = {
         "batch": f"loop over tracker.batches(loader), {_NOT_AHEAD}, and call tracker.begin_batch(batch) "
         "before each further update from the same batch",
-        "gradient": "make each update from as many batches of tracker.batches(loader) as the first one, "
+        "gradient": "make each update from as many batches of tracker.batches(loader) as the others, "
         f"{_NOT_AHEAD}",
         "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or over several "
         f"batches of tracker.batches(loader), {_NOT_AHEAD}, and call backward for each, not for their sum "
@@ -333,17 +333,9 @@ class _StepListener:
         self._context.update_begins(self._expected)
         return bool(self._follower.requested)
 
-    def collect(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+    def collect(self, optimizer: torch.optim.Optimizer) -> None:
         self._context.updated_by(optimizer)
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            if may_move(optimizer):
-                self._follower.collect_fields()
-            return None
-        closure = _calling_once(closure, self._follower.collect_fields)
-        if len(args) > 1:
-            return (args[0], closure, *args[2:]), kwargs
-        return args, {**kwargs, "closure": closure}
+        self._follower.collect_fields()
 
     def after(self, *, made: bool) -> None:
         if made:
@@ -387,18 +379,3 @@ def _require_own_fields(required: Sequence[str], form: VectorForm) -> None:
             f"device of the model, and θ is in {form.dtype} on {form.device}; use lca.Adaptive, "
             "lca.PathIntegral or lca.estimators.SampledPathIntegral, or omit precision= and vectors=."
         )
-
-
-def _calling_once(closure: Callable[[], Any], listener: Callable[[], None]) -> Callable[[], Any]:
-    """``closure``, which calls ``listener`` after its first call, when the gradient at θ_t is there."""
-    called = False
-
-    def listening() -> Any:
-        nonlocal called
-        result = closure()
-        if not called:
-            called = True
-            listener()
-        return result
-
-    return listening

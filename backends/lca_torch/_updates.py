@@ -25,8 +25,8 @@ class Listener(Protocol):
     def before(self, optimizer: Optimizer) -> bool:
         """``optimizer`` begins what may be an update. Returns whether `collect` is to be called."""
 
-    def collect(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:
-        """The gradients are as ``optimizer`` sees them; returns its arguments if they are to be others."""
+    def collect(self, optimizer: Optimizer) -> None:
+        """The gradients are as ``optimizer`` sees them, at the parameters where the update begins."""
 
     def after(self, *, made: bool) -> None:
         """An update was made, or none was (a `torch.amp.GradScaler` skipped it, or there is no gradient)."""
@@ -61,7 +61,7 @@ class Updates:
         self._intercepted: list[_Intercepted] = []
         self._running: list[FrameType] = []
         self._made = self._collects = self._moves = False
-        self._collect = _untraced(listener.collect)
+        self._collect = _untraced(self._collect_fields)
         self._collector: Any = None
 
     def follow(self) -> None:
@@ -101,23 +101,52 @@ class Updates:
             self._forget_collector()
             self._listener.after(made=self._made)
 
-    def _begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:
+        """A step begins; returns its arguments if they are to be others."""
         if not self._owns(optimizer):
             if id(optimizer) not in self._others:
                 self._others.add(id(optimizer))
                 self._listener.met(optimizer)
-            return
+            return None
         self.enter(optimizer, _caller())
-        self._moves |= may_move(optimizer)
-        if self._collects and not _skips(optimizer):
-            self._collects = False
-            # By a hook that runs after those of the user, which may change the gradient.
-            self._collector = optimizer.register_step_pre_hook(self._collect)
+        collects = self._collects and not _skips(optimizer)
+        self._collects &= not collects
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._moves |= may_move(optimizer)
+            if collects:
+                # By a hook that runs after those of the user, which may change the gradient.
+                self._collector = optimizer.register_step_pre_hook(self._collect)
+            return None
+        closure = self._followed(closure, optimizer, collects=collects)
+        if len(args) > 1:
+            return (args[0], closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": closure}
 
     def _ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._owns(optimizer):
-            moves = self._moves or may_move(optimizer)  # a closure takes gradients, a hook may remove them
+            moves = self._moves or may_move(optimizer)  # a hook may have assigned or removed gradients
             self.exit(_caller(), made=moves and not _skips(optimizer))
+
+    def _followed(
+        self, closure: Callable[[], Any], optimizer: Optimizer, *, collects: bool
+    ) -> Callable[[], Any]:
+        """A closure that looks at the gradients after each call; only those of the first are taken at θ_t."""
+
+        def followed() -> Any:
+            nonlocal collects
+            result = closure()
+            self._moves |= may_move(optimizer)
+            if collects:
+                collects = False
+                self._collect(optimizer)
+            return result
+
+        return followed
+
+    def _collect_fields(self, optimizer: Optimizer, *arguments: Any) -> None:
+        if may_move(optimizer):
+            self._listener.collect(optimizer)
 
     def _owns(self, optimizer: Optimizer) -> bool:
         if id(optimizer) in self._owners:

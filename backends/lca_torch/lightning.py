@@ -20,6 +20,11 @@ __all__ = ["LightningCallback"]
 
 
 class _LightningTracker(Tracker):
+    def begin_accumulated(self, batch: Any, divisor: int) -> None:
+        """Like `begin_batch`; the trainer divides the loss of this batch by so many, however few are left."""
+        self._context.accumulation.divisor = divisor
+        self.begin_batch(batch, weight=1.0)
+
     _advice = {
         "micro_batches": "accumulate the gradients of several batches with "
         "Trainer(accumulate_grad_batches=2)",
@@ -52,9 +57,10 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     -----
     Estimators on training batches get the batches and the gradient of the loss, unscaled and before clipping;
     with ``accumulate_grad_batches`` the batches of an update are its micro-batches, of equal weight
-    (`lca.estimators.CrossFit`). An update from another number of batches than the first one, such as those
-    left over at the end of an epoch, is skipped; where epochs have two or three updates, few are left, and
-    `CrossFit` and `LaggedCrossFit`, which need two in turn, may stop: choose a divisor of the batches.
+    (`lca.estimators.CrossFit`). An update from fewer batches, such as those left over at the end of an epoch,
+    has the gradient of their mean loss, although Lightning divides by ``accumulate_grad_batches``; it lacks
+    micro-batches, so that `CrossFit` skips it and the step before it: let an epoch have a multiple of them. A
+    batch for which ``training_step`` returns ``None`` is passed over.
     Scores of single examples come from the module itself, which calls ``scores`` of the tracker.
 
     Raises
@@ -92,9 +98,12 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0 and trainer.limit_train_batches == 1.0:
             self._begin_epoch()
-        if self.tracker is not None:
-            equal = pl_module.automatic_optimization  # Lightning divides by the number of batches
-            self.tracker.begin_batch(batch, weight=1.0 if equal else None)
+        if self.tracker is None:
+            return
+        if pl_module.automatic_optimization:
+            self.tracker.begin_accumulated(batch, trainer.accumulate_grad_batches)
+        else:
+            self.tracker.begin_batch(batch)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._end(complete=False)

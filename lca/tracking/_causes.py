@@ -16,9 +16,12 @@ NEAR = 0.1
 """How far a ratio may be from a whole number, as a part of it, and still be taken for it."""
 ADAPTIVE = "lca.Adaptive, with span= or every= for less cost"
 SAMPLED = "use SampledPathIntegral(refine=0.03) or lca.Adaptive"
+OTHER_DATA = (
+    "other data are measured than trained (a held-out set, a part of the training data): measure those of "
+    "training, or use SampledPathIntegral"
+)
 OTHER_LOSS = (
-    "another loss is trained than measured (dropout, penalties, batch statistics, other examples): use "
-    "SampledPathIntegral"
+    "another loss is trained than measured (dropout, penalties, batch statistics): use SampledPathIntegral"
 )
 OTHER_GRADIENTS = "the loop changes gradients in a way that the estimator does not know"
 
@@ -46,7 +49,7 @@ loss of each accumulated batch by their number'
         return _of_samples(estimator)
     training = estimator is not None and estimator.target == "batch"
     factor = _of_a_factor(total, change) if training else []
-    common = [OTHER_LOSS, OTHER_GRADIENTS] if training else []
+    common = [OTHER_DATA, OTHER_LOSS, OTHER_GRADIENTS] if training else []
     return [*factor, *_of_batches(estimator), *common]
 
 

@@ -1,7 +1,10 @@
-"""`Clipping`: whether a factor between two gradients is that of clipping by norm."""
+"""`Clipping`: whether a factor between two gradients is that of clipping by norm; and the factor."""
 
+from collections.abc import Sequence
 from math import floor, log10
 
+from lca._micro_batches import mean_without
+from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.tolerances import summed
 
@@ -55,6 +58,65 @@ class Clipping:
         """Whether clipping leaves a gradient of this norm; of a part of the parameters, if it was told."""
         assert self.max_norm is not None
         return norm <= self.max_norm + slack and (self._told or norm >= self.max_norm - slack)
+
+
+def multiple_of(total: Vector, gradient: Vector) -> float:
+    """The factor c for which ``gradient = c · total``, as after unscaling or clipping by norm.
+
+    Parameters
+    ----------
+    total
+        The sum of the gradients of the micro-batches (K,).
+    gradient
+        The gradient (K,) that the optimizer receives.
+
+    Raises
+    ------
+    LCAError
+        If there is no such factor.
+    """
+    ops = array_ops(gradient)
+    square = ops.total(total * total)
+    factor = ops.total(total * gradient) / square if square else 1.0
+    rest = gradient - factor * total
+    if not ops.total(rest * rest) ** 0.5 <= summed(ops.total(gradient * gradient) ** 0.5, ops.eps(gradient)):
+        raise LCAError(
+            "the gradient of the update is not a multiple of the sum over its micro-batches: it was clipped "
+            "entry by entry or in a part of the parameters, averaged over ranks, had something added to it, "
+            "or one backward pass covered several micro-batches. The update without one of them is then "
+            "unknown; run one backward pass for each micro-batch and clip by norm, or use an estimator that "
+            "requires no gradient of training (lca.estimators.SampledPathIntegral)."
+        )
+    return factor
+
+
+def clipped_without(
+    gradients: Sequence[Vector], weights: Sequence[float], max_norm: float, shrink: float = 1.0
+) -> tuple[Sequence[Vector], float]:
+    """Gradients of micro-batches whose mean without each of them is clipped to a norm, and its mean norm.
+
+    The factor of clipping then depends on no example that judges the update. A mean over fewer examples has
+    more noise, and so a larger norm, which ``shrink`` takes off: the norm of the whole gradient divided by
+    the mean norm returned, both of an earlier update.
+
+    >>> import numpy as np
+    >>> clipped_without([np.array([3.0, 4.0]), np.array([0.0, 0.5])], [0.5, 0.5], 1.0)
+    ([array([0.6, 0.8]), array([0. , 0.5])], 2.75)
+    """
+    means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
+    norms = [array_ops(mean).total(mean * mean) ** 0.5 for mean in means]
+    average = sum(norms) / len(norms)
+    if shrink * max(norms) <= max_norm:
+        return gradients, average
+    # With μ_m the mean without m, w_m g_m = Σ_k w_k g_k - (1 - w_m) μ_m, summed over m and solved for g_m.
+    rest = [
+        mean * ((1 - weight) * min(1.0, max_norm / (shrink * norm)) if norm else 0.0)
+        for mean, weight, norm in zip(means, weights, norms, strict=True)
+    ]
+    if len(rest) == 2:
+        return [rest[1] * (1 / weights[0]), rest[0] * (1 / weights[1])], average
+    total = sum(rest[1:], start=rest[0]) * (1 / (len(rest) - 1))
+    return [(total - part) * (1 / weight) for part, weight in zip(rest, weights, strict=True)], average
 
 
 def _round_number(value: float, slack: float) -> float | None:

@@ -2,24 +2,31 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from lca._micro_batches import LeftOut, mean_without
+from lca._micro_batches import LeftOut
 from lca.arrays import Vector, array_ops
 from lca.errors import DataError, LCAError
-from lca.frameworks import examples_in, tensors_in
+from lca.frameworks import examples_in
 from lca.frameworks._trees import describe, take
 from lca.objective import Batch
 from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import rebatched, summed
-from lca.tracking._clipping import Clipping
+from lca.tracking._accumulation import Accumulation
+from lca.tracking._clipping import Clipping, clipped_without, multiple_of
+from lca.tracking._scores import check_classes, check_logits
+from lca.tracking._splitting import IGNORED, cuts_of, fractions_of, of_one_size
 
-IGNORED = -100  # the default ignore_index of cross-entropy
 GRADIENT_FIELDS = frozenset({"gradient", "micro_batches", "halves", "update_slope"})
 """The fields of `lca.Step` that are made from the gradient of training."""
+
+DISCARDED = "has no gradient, or one that the loop has set to 0"
+_WEIGHTLESS = (
+    "has a batch, half or micro-batch of weight 0, as one in which no label counts; leave such batches out, "
+    "or take larger ones"
+)
 
 
 class LoopContext(ABC):
@@ -33,27 +40,42 @@ class LoopContext(ABC):
     ----------
     requested
         Returns the names of the fields of `lca.Step` to supply for the coming update.
+
+    Attributes
+    ----------
+    accumulation
+        Compares the number of batches in an update with that of others.
+    irregular
+        Why the update supplied last may lack fields that others have, as what it did; empty if it is like
+        others.
+    gradient_on
+        Takes the gradient of the measured loss on a batch, at the parameters as they are.
+    weight_of
+        How much a batch counts in the measured loss; ``None``: by its number of examples.
+    of_all
+        The numbers of every process that shares the measuring, from those of this one.
     """
 
     def __init__(self, requested: Callable[[], Collection[str]]) -> None:
         self._requested = requested
+        self.accumulation = Accumulation()
+        self.irregular = ""
+        self.gradient_on: Callable[[Batch], Vector] | None = None
+        self.weight_of: Callable[[Batch], float] | None = None
+        self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
+        # Of the update under way:
         self._batches: list[Batch] = []
         self._marks: list[tuple[float, Any]] = []  # weight and gradient of each micro-batch
         self._scores: list[ExampleScores] = []
         self._weight: float | None = None  # of the micro-batch under way
-        self._told = True  # whether the weights of all batches of the update were passed
-        self._accumulated: int | None = None  # batches of the first update
+        self._told = True  # whether the weights of all batches were passed
+        self._weightless = False  # whether one of its micro-batches has weight 0
+        self._part_counts = False  # whether clipping and scaling leave out what no optimizer moves
+        # Of the run:
         self._weighed = False  # whether the weights of micro-batches were known at any update
         self._clipping = Clipping()
-        self.gradient_on: Callable[[Batch], Vector] | None = None
-        """Takes the gradient of the measured loss on a batch, at the parameters as they are."""
-        self.weight_of: Callable[[Batch], float] | None = None
-        """How much a batch counts in the measured loss; ``None``: by its number of examples."""
-        self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
-        """The numbers of every process that shares the measuring, from those of this one."""
-        self._halved = 0  # batches
-        self._part_counts = False  # whether clipping and scaling leave out what no optimizer moves
         self._shrink = 1.0  # the norm of the last gradient, divided by that without a micro-batch
+        self._halved = 0  # batches
 
     def batches(
         self, loader: Iterable[Batch], weight: Callable[[Batch], float] | None = None
@@ -71,6 +93,7 @@ class LoopContext(ABC):
         self._end_micro_batch()
         self._batches += [batch] if len(batch) > 1 else batch
         self._told &= weight is not None
+        self._weightless |= weight == 0
         self._begin_micro_batch(1.0 if weight is None else float(weight))
 
     def clips_norm(self, max_norm: float) -> None:
@@ -89,21 +112,12 @@ class LoopContext(ABC):
         if self._weight is None or not self._batches:  # the loop does not use `batches`
             self.begin_batch(batch)
         whole = 1.0 if self._weight is None else self._weight
-        n = min(int(n), total)  # a last batch may be too small; the estimator then reports what it lacks
-        cuts = list(pairwise(-(-m * total // n) for m in range(n + 1)))  # the larger ones first
+        cuts = cuts_of(total, n)
         pieces = [self._rows(batch, *cut) for cut in cuts]
-        sizes: list[float] = [stop - start for start, stop in cuts]
-        weights = sizes
-        if weight is not None:
-            weights = list(map(weight, pieces))
-        elif self.weight_of is not None:
-            weights = _measured_weights(self.weight_of, pieces)
-        _check_weights(weights)
-        if not any(weights):  # nothing counts, as in the loss of the whole batch
-            weights = sizes
-        for piece, own in zip(pieces, weights, strict=True):
-            if own:
-                part = own / sum(weights)
+        parts = fractions_of(pieces, [stop - start for start, stop in cuts], weight, self.weight_of)
+        self._weightless |= not all(parts)
+        for piece, part in zip(pieces, parts, strict=True):
+            if part:
                 self._begin_micro_batch(whole * part)
                 yield piece, part
                 self._end_micro_batch()
@@ -113,10 +127,10 @@ class LoopContext(ABC):
         if "scores" not in self._requested():
             return
         if labels is not None:
-            _check_logits(tuple(np.shape(outputs)), tuple(np.shape(labels)))
+            check_logits(tuple(np.shape(outputs)), tuple(np.shape(labels)))
             classes = self._to_numpy(labels).reshape(-1)
             ignored = classes == IGNORED
-            _check_classes(classes[~ignored], np.shape(outputs)[1])
+            check_classes(classes[~ignored], np.shape(outputs)[1])
             errors = self._to_numpy(self._label_errors(outputs, np.where(ignored, 0, classes)))
             outputs = np.where(ignored, 0.0, errors)  # no loss, no gradient
         self._scores.append(ExampleScores(self._to_numpy(index), self._to_numpy(outputs)))
@@ -124,11 +138,14 @@ class LoopContext(ABC):
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         """The values of these fields of `lca.Step`, as far as the loop has supplied them."""
         self._end_micro_batch()
+        self.irregular = _WEIGHTLESS if self._weightless else ""
         found: dict[str, Any] = {}
         if "batch" in fields and self._batches:
             batch = self._batches[0] if len(self._batches) == 1 else self._joined(self._batches)
-            if self.weight_of is None or self.weight_of(batch):  # else its loss is not known
+            if self.weight_of is None or self.weight_of(batch):
                 found["batch"] = batch
+            else:  # its loss is not known
+                self.irregular = _WEIGHTLESS
         if not GRADIENT_FIELDS.isdisjoint(fields):
             found |= self._gradients(fields)
         if "scores" in fields and self._scores:
@@ -141,7 +158,7 @@ class LoopContext(ABC):
     def clear(self) -> None:
         """The update has been made, or will not be made; the next one begins."""
         self._batches, self._marks, self._scores, self._weight = [], [], [], None
-        self._told = True
+        self._told, self._weightless = True, False
 
     def _begin_micro_batch(self, weight: float) -> None:
         self._weight = weight
@@ -150,29 +167,22 @@ class LoopContext(ABC):
         self._weight = None
 
     def _gradients(self, fields: Collection[str]) -> dict[str, Any]:
-        """The gradient of the training loss, and of its micro-batches; not as clipped, scaled or averaged.
-
-        An update from fewer or more batches than the first one has a gradient of unknown scale, as many
-        loops divide by a fixed number of batches; it is left out.
-        """
+        """The gradient of the training loss, and of its micro-batches; not as clipped, scaled or averaged."""
         applied = self._gradient()
-        if applied is None or not self._as_many_batches():
+        if applied is None:
+            return {}
+        self.accumulation.compare(max(1, len(self._batches)), len(self._marks))
+        self.irregular = self.irregular or self.accumulation.fewer
+        if self.accumulation.scale is None:
             return {}
         total = self._gradient_sum()
         total = applied if total is None else total
         factor = 1.0 if total is applied else self._factor(total, applied)
         if not factor:
-            return {}  # the loop has discarded the gradient; the optimizer may move on by its momentum
+            self.irregular = DISCARDED
+            return {}
         scale = 1.0 if factor == 1.0 else 1 / self._loss_scale()
-        ops = array_ops(total)
-        relative = factor / scale
-        if relative != 1.0 and abs(relative - 1) <= summed(1.0, ops.eps(total)):
-            relative = 1.0
-        norm, max_norm = 0.0, None
-        if relative != 1.0 or self._clipping.max_norm is not None:
-            counted = self._counted(total)
-            norm = scale * ops.total(counted * counted) ** 0.5
-            max_norm = self._clipping.norm_after(norm, relative, ops.eps(total))
+        norm, max_norm = self._norms(total, scale, factor / scale)
         by = scale / self._multiple()
         found = {"gradient": total if by == 1.0 else total * by}
         if "micro_batches" in fields and len(self._marks) > 1 and self._weights_known():
@@ -194,16 +204,23 @@ class LoopContext(ABC):
                 raise
             return multiple_of(self._counted(total), self._counted(applied))
 
+    def _norms(self, total: Vector, scale: float, factor: float) -> tuple[float, float | None]:
+        """The norm of the gradient ``scale · total``, and that to which ``factor`` clips it.
+
+        Without clipping 0, which costs nothing, and ``None``.
+        """
+        ops = array_ops(total)
+        if abs(factor - 1) <= summed(1.0, ops.eps(total)):
+            factor = 1.0
+        if factor == 1.0 and self._clipping.max_norm is None:
+            return 0.0, None
+        counted = self._counted(total)
+        norm = scale * ops.total(counted * counted) ** 0.5
+        return norm, self._clipping.norm_after(norm, factor, ops.eps(total))
+
     def _counted(self, gradient: Vector) -> Vector:
         """What counts in the norm of a gradient by which the loop clips it."""
         return self._moving(gradient) if self._part_counts else gradient
-
-    def _as_many_batches(self) -> bool:
-        """Whether the update was made from as many batches as the first one; from one if none was told."""
-        number = max(1, len(self._batches))
-        if self._accumulated is None:
-            self._accumulated = number
-        return number == self._accumulated
 
     def _weights_known(self) -> bool:
         """Whether the batches of this update have known weights; raises `LCAError` if none ever had."""
@@ -223,7 +240,7 @@ class LoopContext(ABC):
         if self._told or len(self._batches) == 1:
             return True
         weights = set() if self.weight_of is None else set(map(self.weight_of, self._batches))
-        return len(weights) <= 1 and _of_one_size(self._batches)
+        return len(weights) <= 1 and of_one_size(self._batches)
 
     def _micro_batches(self, scale: float, norm: float, max_norm: float | None) -> Sequence[MicroBatch]:
         """The micro-batches of a gradient of this norm, clipped to ``max_norm``.
@@ -258,6 +275,7 @@ class LoopContext(ABC):
             own = [*map(self.weight_of, halves)]
         each = self.of_all(own)
         if not min(map(min, each)) > 0:
+            self.irregular = _WEIGHTLESS if total > 1 else ""
             return ()
         counts = [sum(count) for count in zip(*each, strict=True)]
         weights = [count / sum(counts) for count in counts]
@@ -308,7 +326,7 @@ class LoopContext(ABC):
 
     def _multiple(self) -> float:
         """The loss whose gradient the loop takes, divided by the mean over the examples that count in it."""
-        return 1.0
+        return self.accumulation.scale or 1.0
 
     def _count_examples(self, batch: Batch) -> int:
         """The number of examples; raises `LCAError` if the batch cannot be split."""
@@ -354,64 +372,6 @@ class LoopContext(ABC):
         """The update (K,) that the optimizer would make without each micro-batch."""
 
 
-def multiple_of(total: Vector, gradient: Vector) -> float:
-    """The factor c for which ``gradient = c · total``, as after unscaling or clipping by norm.
-
-    Parameters
-    ----------
-    total
-        The sum of the gradients of the micro-batches (K,).
-    gradient
-        The gradient (K,) that the optimizer receives.
-
-    Raises
-    ------
-    LCAError
-        If there is no such factor.
-    """
-    ops = array_ops(gradient)
-    square = ops.total(total * total)
-    factor = ops.total(total * gradient) / square if square else 1.0
-    rest = gradient - factor * total
-    if not ops.total(rest * rest) ** 0.5 <= summed(ops.total(gradient * gradient) ** 0.5, ops.eps(gradient)):
-        raise LCAError(
-            "the gradient of the update is not a multiple of the sum over its micro-batches: it was clipped "
-            "entry by entry or in a part of the parameters, averaged over ranks, had something added to it, "
-            "or one backward pass covered several micro-batches. The update without one of them is then "
-            "unknown; run one backward pass for each micro-batch and clip by norm, or use an estimator that "
-            "requires no gradient of training (lca.estimators.SampledPathIntegral)."
-        )
-    return factor
-
-
-def clipped_without(
-    gradients: Sequence[Vector], weights: Sequence[float], max_norm: float, shrink: float = 1.0
-) -> tuple[Sequence[Vector], float]:
-    """Gradients of micro-batches whose mean without each of them is clipped to a norm, and its mean norm.
-
-    The factor of clipping then depends on no example that judges the update. A mean over fewer examples has
-    more noise, and so a larger norm, which ``shrink`` takes off: the norm of the whole gradient divided by
-    the mean norm returned, both of an earlier update.
-
-    >>> clipped_without([np.array([3.0, 4.0]), np.array([0.0, 0.5])], [0.5, 0.5], 1.0)
-    ([array([0.6, 0.8]), array([0. , 0.5])], 2.75)
-    """
-    means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
-    norms = [array_ops(mean).total(mean * mean) ** 0.5 for mean in means]
-    average = sum(norms) / len(norms)
-    if shrink * max(norms) <= max_norm:
-        return gradients, average
-    # With μ_m the mean without m, w_m g_m = Σ_k w_k g_k - (1 - w_m) μ_m, summed over m and solved for g_m.
-    rest = [
-        mean * ((1 - weight) * min(1.0, max_norm / (shrink * norm)) if norm else 0.0)
-        for mean, weight, norm in zip(means, weights, norms, strict=True)
-    ]
-    if len(rest) == 2:
-        return [rest[1] * (1 / weights[0]), rest[0] * (1 / weights[1])], average
-    total = sum(rest[1:], start=rest[0]) * (1 / (len(rest) - 1))
-    return [(total - part) * (1 / weight) for part, weight in zip(rest, weights, strict=True)], average
-
-
 def is_due(count: int) -> bool:
     """Whether what takes too long to be compared at every update is compared at the one of this number.
 
@@ -423,28 +383,6 @@ def is_due(count: int) -> bool:
     while count > 120 and count % 2 == 0:
         count //= 2
     return count <= 10 or 60 % count == 0 or count in (100, 120)
-
-
-def _of_one_size(batches: Sequence[Batch]) -> bool:
-    sizes = set(map(size_of, batches))
-    return len(sizes) == 1 and None not in sizes
-
-
-def size_of(batch: Batch) -> str | None:
-    """What batches of equal weight have in common: the shapes and the ignored labels of their tensors.
-
-    ``None`` if the batch holds no tensor. Entries of -100 are labels that losses ignore by convention.
-
-    >>> size_of((np.zeros((2, 3)), np.array([1, -100]))), size_of("text")
-    ('(2, 3) 0, (2,) 1', None)
-    """
-    found = tensors_in(batch)
-    return ", ".join(f"{tuple(tensor.shape)} {_ignored(tensor)}" for tensor in found) or None
-
-
-def _ignored(tensor: Any) -> int:
-    numbers = array_ops(tensor).to_numpy(tensor) if "int" in str(tensor.dtype) else np.zeros(0)
-    return int(np.count_nonzero(numbers == IGNORED))
 
 
 def _check_half(derived: Vector, taken: Vector, subtracted: Vector) -> None:
@@ -463,44 +401,4 @@ def _check_half(derived: Vector, taken: Vector, subtracted: Vector) -> None:
             "training dropout, batch statistics, weights of examples, another loss or precision? Then "
             "CrossFit() with tracker.micro_batches(batch, 2), or LaggedCrossFit(), allocates the loss of "
             "training, and SampledPathIntegral the measured one."
-        )
-
-
-def _measured_weights(weight_of: Callable[[Batch], float], pieces: Sequence[Batch]) -> list[float]:
-    """How much pieces of a batch count in the measured loss; raises `LCAError` if that fails."""
-    try:
-        return list(map(weight_of, pieces))
-    except Exception as error:  # of a function of the user's
-        raise LCAError(
-            "batch_weight of the measured loss cannot weigh a micro-batch of the training loop, which may "
-            f"have another form than the measured data ({type(error).__name__}: {error}); pass weight=, a "
-            "function of a micro-batch, to tracker.micro_batches."
-        ) from error
-
-
-def _check_weights(weights: Sequence[float]) -> None:
-    """Raise `LCAError` unless these are weights of micro-batches."""
-    if not all(weight >= 0 for weight in weights):
-        raise LCAError(
-            f"the weights of micro-batches are numbers ≥ 0, got {weights}; pass weight=, a function of a "
-            "micro-batch, if training weighs batches otherwise than the measured loss."
-        )
-
-
-def _check_logits(logits: tuple[int, ...], labels: tuple[int, ...]) -> None:
-    """Raise `LCAError` unless these are the shapes (n, C) and (n,) or (n, 1)."""
-    if len(logits) != 2 or labels not in (logits[:1], (*logits[:1], 1)):
-        raise LCAError(
-            f"scores(index, outputs, labels) expects logits (n, C) and class labels (n,), got outputs "
-            f"{logits} and labels {labels}; for other losses pass the scores themselves (n,), without labels."
-        )
-
-
-def _check_classes(labels: np.ndarray, classes: int) -> None:
-    """Raise `LCAError` unless these are labels (n,) of so many classes."""
-    if not (np.issubdtype(labels.dtype, np.integer) and ((labels >= 0) & (labels < classes)).all()):
-        raise LCAError(
-            f"scores(index, outputs, labels) expects labels that are integers from 0 to {classes - 1}, as "
-            f"outputs has {classes} classes, or {IGNORED} for examples that the loss leaves out; got "
-            f"{labels.dtype} from {labels.min()} to {labels.max()}."
         )

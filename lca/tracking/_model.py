@@ -190,7 +190,9 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         self._updates_seen += 1
         if self._updates_seen & (self._updates_seen - 1) == 0 and not GRADIENT_FIELDS.isdisjoint(fields):
             self._warn_of_training()
-        return self._context.supply(fields)
+        found = self._context.supply(fields)
+        self._session.note_irregular(self.steps, self._context.irregular)
+        return found
 
     def _warn_of_training(self) -> None:
         """Warn, once of each, of what makes the gradients of training others than the measured ones."""

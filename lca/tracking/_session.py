@@ -135,7 +135,8 @@ class Session:
         self._every, self._on_error = settings.every, settings.on_error
         self._advice = advice or {}
         self.skipped_steps = 0
-        self._measured, self._warned = False, False
+        self._measured, self._skipped = False, ""  # why the first step was skipped
+        self._irregular: dict[int, str] = {}  # of the last two updates
         self._misses = Misses()
         self._lines = CheckpointLines()
         self._precision = PrecisionDifference(self.objectives)
@@ -274,26 +275,31 @@ class Session:
         for objective in self._checked:
             objective.check()
 
+    def note_irregular(self, update: int, what: str) -> None:
+        """Remember what the update of this index did that others do not; empty if it is like others."""
+        self._irregular = {update - 1: self._irregular.get(update - 1, ""), update: what}
+
     def measure(self, step: Step) -> None:
         """Allocate ``step``, update the views and write the record.
 
         A step that lacks a required field is skipped and counted in ``skipped_steps`` if an earlier step had
-        it; otherwise this raises `IncompleteStepError`.
+        it, or if the update that should have it is irregular; otherwise this raises `IncompleteStepError`.
         """
         try:
             found = self._allocate(step)
         except IncompleteStepError as error:
             self._check.end(step.start)
+            cause = self._cause(step, error.field)
             self._add_advice(error)
-            if not self._measured:
+            if not (self._measured or cause):
                 raise
-            if not self._warned:
+            if not self._skipped:
+                self._skipped = cause or str(error)
                 warnings.warn(
-                    f"skipped, as are later steps like it (see the attribute skipped_steps): {error}",
+                    f"skipped, as are later steps like it (see the attribute skipped_steps): {self._skipped}",
                     LCAWarning,
                     stacklevel=2,
                 )
-            self._warned = True
             self.skipped_steps += 1
             return
         if not self._measured:
@@ -440,6 +446,15 @@ class Session:
                 stacklevel=3,
             )
 
+    def _cause(self, step: Step, field: str) -> str:
+        """Why a step lacks this field, if the update that should have it is irregular; else empty."""
+        update = step.index + field.startswith("next_")
+        irregular = self._irregular.get(update) if field in self.required_fields else None
+        name = type(self.estimator).__name__
+        if not irregular:
+            return ""
+        return f"step {step.index}: {name} requires Step.{field}, and update {update} {irregular}."
+
     def _add_advice(self, error: IncompleteStepError) -> None:
         """Append to the message how this training loop supplies the missing field."""
         advice = self._advice.get(error.field.removeprefix("next_"))
@@ -465,6 +480,8 @@ class Session:
     def _reason(self) -> str:
         if self.error is not None:
             return f": {type(self.error).__name__}: {self.error}".rstrip(".")
+        if self._skipped:
+            return f": {self.skipped_steps} skipped, the first as follows: {self._skipped}".rstrip(".")
         if self.skipped_steps:
             return (
                 f": {self.skipped_steps} skipped, as the estimator requires fields of the next update, and "

@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lca import RIGHT, tolerances
-from lca.errors import LCAError, NonFiniteError
+from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
 from lca_torch import Objective, Tracker
-from tests.laws.runs import Shown
+from tests.laws.runs import Kept, Shown
 
 X = torch.randn(60, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 Y = torch.randint(1, 4, (60,), generator=torch.Generator().manual_seed(2))
@@ -170,20 +170,95 @@ def test_an_update_from_a_batch_in_which_nothing_counts_is_skipped():
     assert (tracker.steps, tracker.skipped_steps, tracker.error) == (7, 2, None)
 
 
-@pytest.mark.filterwarnings("ignore:skipped")
-@pytest.mark.parametrize("estimator", [SameBatch(), NextBatch(RIGHT), LaggedCrossFit()], ids=str)
-def test_an_update_whose_gradient_was_discarded_is_skipped(estimator):
+@pytest.mark.parametrize("how", ["set to 0", "never taken"])
+@pytest.mark.parametrize(
+    ("estimator", "at"),
+    [(SameBatch(), 0), (NextBatch(RIGHT), 1), (LaggedCrossFit(), 0), (LaggedCrossFit(), 5)],
+    ids=lambda own: type(own).__name__,
+)
+def test_an_update_without_a_gradient_is_skipped(estimator, at, how):
+    """The optimizer may move on by its momentum."""
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    with tracked(model, optimizer, estimator) as tracker:
-        for number, batch in enumerate(tracker.batches(BATCHES * 2)):
-            optimizer.zero_grad()
-            loss_of(model, batch).backward()
-            if number == 5:
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    def run():
+        with tracked(model, optimizer, estimator) as tracker:
+            for number, batch in enumerate(tracker.batches(BATCHES * 2)):
+                if number != at or how == "set to 0":
+                    loss_of(model, batch).backward()
+                if number == at:
+                    optimizer.zero_grad(set_to_none=False)
+                optimizer.step()
                 optimizer.zero_grad(set_to_none=False)
-            optimizer.step()
-    assert tracker.error is None
+        return tracker
+
+    with pytest.warns(
+        LCAWarning, match=f"and update {at} has no gradient, or one that the loop has set to 0"
+    ):
+        tracker = run()
+    assert (tracker.error, tracker.steps) == (None, 12)
     assert 1 <= tracker.skipped_steps <= 3  # the steps that need its gradient
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+@pytest.mark.parametrize("split", [True, False], ids=["split", "accumulated"])
+def test_an_update_with_a_micro_batch_of_weight_zero_is_skipped_wherever_it_comes(split, at):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def weight(piece):
+        return float((piece[1] >= 0).sum())
+
+    def run():
+        with tracked(model, optimizer, CrossFit(), views=Kept) as tracker:
+            for number, (x, labels) in enumerate(BATCHES):
+                y = labels.clone()
+                y[:5] = -100 if number == at else y[:5]
+                whole, pieces = (x, y), [(x[:5], y[:5]), (x[5:], y[5:])]
+                if split:
+                    parts = tracker.micro_batches(whole, 2, weight=weight)
+                else:
+                    parts = ((own, weight(own) / weight(whole)) for own in tracker.batches(pieces, weight))
+                optimizer.zero_grad()
+                for (inputs, targets), part in parts:
+                    loss = cross_entropy(model(inputs), targets, reduction="sum")
+                    (part * loss / max(1.0, weight((inputs, targets)))).backward()
+                optimizer.step()
+        return tracker
+
+    with pytest.warns(LCAWarning, match=f"and update {at} has a batch, half or micro-batch of weight 0"):
+        tracker = run()
+    measured = [row.step for row in tracker.views["train"].rows]
+    assert measured == [step for step in range(5) if at not in (step, step + 1)]
+
+
+def test_an_update_from_batches_left_over_is_skipped_with_its_cause():
+    """Two of five at the end of an epoch; in a run that is resumed there, the first update is such a one."""
+
+    def run(numbers, estimator):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loader = iter(BATCHES * 3)
+        with tracked(model, optimizer, estimator, views=Kept) as tracker:
+            for number in numbers:
+                optimizer.zero_grad()
+                for batch in tracker.batches([next(loader) for _ in range(number)]):
+                    (loss_of(model, batch) / 3).backward()
+                optimizer.step()
+        return [row.step for row in tracker.views["train"].rows]
+
+    with pytest.warns(
+        LCAWarning, match="step 1: .*, and update 1 was made from 2 of the usual 3 micro-batch"
+    ):
+        assert run([3, 2, 3, 3, 2], SameBatch()) == [0, 2, 3]
+    with pytest.warns(
+        LCAWarning, match="step 0: .*, and update 1 was made from 2 of the usual 3 micro-batch"
+    ):
+        assert run([3, 2, 3, 3, 2], CrossFit(3)) == [2]
+    with pytest.warns(LCAWarning, match="the first update was made from 2 batches and the second from 3"):
+        assert run([2, 3, 3, 3], SameBatch()) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("how", ["clipped", "scaled"])

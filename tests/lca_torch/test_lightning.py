@@ -14,7 +14,7 @@ from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, NextBatch
 from lca_torch import Objective
 from tests.laws.callbacks import LAWS
-from tests.laws.runs import Kept
+from tests.laws.runs import Kept, Shown
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of Lightning and its dependencies about each other, at import
@@ -283,6 +283,47 @@ def test_batches_of_an_update_are_its_micro_batches():
         ours = sum(part.gradient for part in gradient.micro_batches) / 2
         limit = tolerances.gradient(1.0, 2.0**-23)
         assert float((row.source.next_gradient - ours).abs().max()) <= limit
+
+
+@pytest.mark.parametrize("passed_over", [None, 0], ids=["all trained", "one passed over"])
+def test_updates_from_fewer_batches_have_the_gradient_of_their_mean_loss(passed_over):
+    """Those left over in an epoch of five, and those for which `training_step` returns no loss."""
+    batches = DATA.tensors[0].split(12), DATA.tensors[1].split(12)
+
+    class Loud(lightning.pytorch.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(6, 3)
+
+        def training_step(self, batch, index):
+            return None if index == passed_over else cross_entropy(self.net(batch[0]), batch[1])
+
+        def train_dataloader(self):
+            return DataLoader(DATA, batch_size=12)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.5)
+
+    shown = Shown(("gradient", "micro_batches"))
+    callback = LightningCallback(
+        lambda model: Objective(model.net, cross_entropy, DATA), shown, on_error="raise"
+    )
+    options = {"max_epochs": 1, "accumulate_grad_batches": 3, "logger": False, "enable_progress_bar": False}
+    options |= {"enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    lightning.pytorch.Trainer(callbacks=[callback], **options).fit(Loud())
+    assert len(shown.steps) == 2
+    for step, trained in zip(shown.steps, [{0, 1, 2} - {passed_over}, {3, 4}], strict=True):
+        weight, bias = step.start[:18].reshape(3, 6), step.start[18:]
+        parameters = [weight.requires_grad_(), bias.requires_grad_()]
+        losses = [cross_entropy(batches[0][i] @ weight.T + bias, batches[1][i]) for i in sorted(trained)]
+        own = [torch.cat([g.ravel() for g in torch.autograd.grad(loss, parameters)]) for loss in losses]
+        mean, limit = sum(own) / len(own), tolerances.gradient(1.0, 2.0**-23)
+        assert (step.gradient - mean).abs().max() <= limit
+        for m, (part, expected) in enumerate(zip(step.micro_batches, own, strict=True)):
+            assert (part.gradient - expected).abs().max() <= limit
+            others = [g for k, g in enumerate(own) if k != m]
+            update = -0.5 * len(own) / 3 * sum(others) / len(others)  # the trainer divides by 3
+            assert (part.update - update).abs().max() <= limit
 
 
 @pytest.mark.usefixtures("whole_micro_batches")

@@ -363,17 +363,28 @@ def test_an_update_that_the_optimizer_does_not_make_alone_is_refused(make, estim
             optimizer.step()
 
 
+@pytest.mark.parametrize("by_closure", [False, True], ids=["", "closure"])
 @pytest.mark.parametrize("estimator", [RULE, LaggedCrossFit()], ids=["path", "lagged"])
-def test_a_call_of_step_without_gradients_is_no_step(estimator):
+def test_a_call_of_step_without_gradients_is_no_step(estimator, by_closure):
+    """Also one that still has gradients when it calls its closure, or none any more when it ends."""
     model = model_of().eval()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer.register_step_post_hook(lambda *args: by_closure and optimizer.zero_grad())
     with tracker_of(model, optimizer, estimator) as tracker:
         optimizer.step()  # as before a schedule begins
         for i in range(3):
-            optimizer.zero_grad()
-            if i != 1:
+
+            def take(i=i):
+                optimizer.zero_grad()
+                if i != 1:
+                    backward(model)
+
+            if by_closure:
                 backward(model)
-            optimizer.step()
+                optimizer.step(take)
+            else:
+                take()
+                optimizer.step()
     assert (tracker.steps, tracker.discontinuities) == (2, 0)
 
 

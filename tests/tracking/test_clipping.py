@@ -6,8 +6,7 @@ import pytest
 from lca._micro_batches import mean_without
 from lca.errors import LCAError
 from lca.tolerances import EPS64, summed
-from lca.tracking._clipping import Clipping
-from lca.tracking._context import clipped_without
+from lca.tracking._clipping import Clipping, clipped_without
 
 RNG = np.random.default_rng(0)
 
