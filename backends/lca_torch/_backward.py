@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Variable
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import get_gradient_edge
+
+from lca_torch._updates import calling
 
 
 class BackwardPasses:
@@ -15,9 +18,9 @@ class BackwardPasses:
 
     It listens to the nodes of the graph that accumulate gradients, and not to the parameters: their hooks
     and gradients stay as they are. A pass that computes gradients without accumulating them
-    (`torch.autograd.grad`) is none. A pass inside another (re-entrant checkpointing) ends by itself, and the
-    outer one once more. Leaves that are frozen may be trained later. An error of a listener does not reach
-    the backward pass of training; `check` raises it.
+    (`torch.autograd.grad`) is none. A pass inside another that has added to a gradient (reentrant
+    checkpointing) is part of that one. Leaves that are frozen may be trained later. An error of a listener
+    does not reach the backward pass of training; `check` raises it.
 
     Parameters
     ----------
@@ -40,7 +43,7 @@ class BackwardPasses:
         self.reached: set[int] = set()
         self._hooks: list[Any] = []
         self._nodes: list[Any] = []  # leaves do not keep them alive
-        self._pass = -1
+        self._pass, self._running = -1, False
         self._error: Exception | None = None
 
     def listen(self) -> None:
@@ -65,14 +68,19 @@ class BackwardPasses:
 
     def _accumulates(self, which: int, grads: Any) -> None:
         current = torch._C._current_graph_task_id()
-        if current == self._pass:
+        # A pass that has raised an error seems to be running still, but the next one is not inside of it.
+        if current == self._pass or (self._running and calling(BackwardCFunction)):
             self.reached.add(which)
             return
-        self._pass, self.reached = current, {which}
+        self._pass, self._running, self.reached = current, True, {which}
         self._guard(self._begins)
         queue = Variable._execution_engine.queue_callback
         # Queued anew at the end, so that it follows the callbacks of DistributedDataParallel.
-        queue(lambda: queue(lambda: self._guard(self._ended)))
+        queue(lambda: queue(self._over))
+
+    def _over(self) -> None:
+        self._running = False
+        self._guard(self._ended)
 
     def _guard(self, listener: Callable[[], None]) -> None:
         try:

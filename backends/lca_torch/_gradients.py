@@ -56,6 +56,13 @@ class Gradients:
         """Whether the gradients are these numbers (K,)."""
         return holds(vector, self._dense())
 
+    def moved(self, vector: Tensor) -> bool:
+        """Whether the gradients are these numbers (K,) in other memory, as that of buckets made anew.
+
+        `DistributedDataParallel` makes them anew once, with ``gradient_as_bucket_view`` also the gradients.
+        """
+        return self.equal(vector)
+
     def nonzero(self) -> set[int]:
         """Positions of the parameters that have a gradient other than 0."""
         return {which for which, grad in enumerate(self._grads()) if _not_zero(grad)}

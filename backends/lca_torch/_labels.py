@@ -28,14 +28,11 @@ class Labels(NamedTuple):
     numbers: tuple[float, ...]
     total: float | None
 
-    @property
-    def received(self) -> bool:
-        """Whether the model receives labels."""
-        return bool(self.numbers)
-
-    def weight(self, rule: Rule) -> float:
-        """The weight of the batch in the loss of the update."""
-        return self.numbers[rule.shifts] if rule.divides else 1.0
+    def share(self, rule: Rule | None) -> float:
+        """The loss that the model computes by this rule, divided by the mean over the labels of the batch."""
+        if self.total is None or rule is None or not rule.divides:
+            return 1.0
+        return self.numbers[rule.shifts] / self.total
 
 
 def labels_of(inputs: Mapping[str, Any]) -> Labels:
@@ -47,16 +44,24 @@ def labels_of(inputs: Mapping[str, Any]) -> Labels:
     return Labels(numbers, None if total is None else float(total))
 
 
+def loss_of(outputs: Any) -> Tensor | None:
+    """The model's own loss among its outputs, if it has computed one that can be trained."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
+    if isinstance(outputs, tuple) and outputs:
+        loss = outputs[0]
+    return loss if isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1 else None
+
+
 def rule_of(inputs: Mapping[str, Any], outputs: Any, total: float) -> Rule | None:
     """The rule by which the loss of a forward pass follows from its logits; ``None`` if none does."""
-    loss, logits = _loss_and_logits(outputs)
+    loss, logits = loss_of(outputs), _logits_of(outputs)
     labels = inputs.get("shift_labels", inputs.get("labels"))
-    if not (isinstance(labels, Tensor) and isinstance(loss, Tensor) and isinstance(logits, Tensor)):
+    if loss is None or not (isinstance(labels, Tensor) and isinstance(logits, Tensor)):
         return None
     with torch.no_grad():
-        loss, logits = float(loss), logits.detach()
+        value, logits = float(loss), logits.detach()
         if labels.is_floating_point():
-            return Rule(False, False) if _is_mean_error(loss, logits, labels) else None
+            return Rule(False, False) if _is_mean_error(value, logits, labels) else None
         if logits.ndim != labels.ndim + 1:
             return None
         for shifts, divides in product((True, False), (True, False)):
@@ -64,7 +69,7 @@ def rule_of(inputs: Mapping[str, Any], outputs: Any, total: float) -> Rule | Non
             if shifts and counted is labels:
                 continue
             by = total if divides else float((counted != IGNORED).sum())
-            if by and _close(_sum(logits, counted) / by, loss):
+            if by and _close(_sum(logits, counted) / by, value):
                 return Rule(shifts, divides)
     return None
 
@@ -95,10 +100,10 @@ def _is_mean_error(loss: float, logits: Tensor, labels: Tensor) -> bool:
     )
 
 
-def _loss_and_logits(outputs: Any) -> tuple[Any, Any]:
+def _logits_of(outputs: Any) -> Any:
     if isinstance(outputs, Mapping):
-        return outputs.get("loss"), outputs.get("logits")
-    return tuple(outputs[:2]) if isinstance(outputs, tuple) and len(outputs) > 1 else (None, None)
+        return outputs.get("logits")
+    return outputs[1] if isinstance(outputs, tuple) and len(outputs) > 1 else None
 
 
 def _close(value: float, loss: float) -> bool:

@@ -112,7 +112,7 @@ class Loop(LoopContext):
         if not self._requested():
             return
         self._grads.pass_begins()
-        if self._grads.unchanged(self._seen):
+        if self._grads.unchanged(self._seen) or (self._total is not None and self._grads.moved(self._total)):
             return
         found = self._grads.nonzero()
         changed = found if self._seen is None else found & self._grads.changed(self._seen)

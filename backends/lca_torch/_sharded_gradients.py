@@ -72,6 +72,9 @@ class ShardedGradients(Gradients):
                 )
         return all(same for same, _ in told)
 
+    def moved(self, vector: Tensor) -> bool:
+        return False  # not compared, as all ranks would have to
+
     def nonzero(self) -> set[int]:
         with detached():
             return {

@@ -61,14 +61,14 @@ class Updates:
         self._intercepted: list[_Intercepted] = []
         self._running: list[FrameType] = []
         self._made = self._collects = self._moves = False
-        self._collect = _untraced(self._collect_fields)
+        self._collect = untraced(self._collect_fields)
         self._collector: Any = None
 
     def follow(self) -> None:
         """Begin to follow."""
         self._handles = [
-            register_optimizer_step_pre_hook(_untraced(self._begins)),
-            register_optimizer_step_post_hook(_untraced(self._ends)),
+            register_optimizer_step_pre_hook(untraced(self._begins)),
+            register_optimizer_step_post_hook(untraced(self._ends)),
         ]
         wrappers = [one for one in within(self._optimizers, held) if not _hooked(one)]
         self._intercepted = [_Intercepted(one, self) for one in wrappers]
@@ -239,7 +239,7 @@ def _skips(optimizer: Optimizer) -> bool:
     return bool(getattr(optimizer, "found_inf", None))
 
 
-_untraced: Callable[[Any], Any] = torch.compiler.disable
+untraced: Callable[[Any], Any] = torch.compiler.disable
 """Else `torch.compile` of a step compiles the hooks, too."""
 
 

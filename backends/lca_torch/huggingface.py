@@ -4,15 +4,22 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lca._extras import extra
 from lca.errors import LCAError
 from lca.live._logging import checks_in, tagged
+from lca.objective import Objective as AnyObjective
+from lca.objective import leaves
+from lca.step import MicroBatch
+from lca.tolerances import EPS32, summed
 from lca_torch._fit import FitCallback
-from lca_torch._labels import Labels, Rule, labels_of, rule_of
+from lca_torch._labels import Labels, Rule, labels_of, loss_of, rule_of
 from lca_torch._loop import Loop
+from lca_torch._objective import Objective
 from lca_torch._tracker import Tracker
+from lca_torch._trained_loss import ForwardPass, ReachedLoss, TrainedLoss, listen_to_losses
+from lca_torch._updates import calling, untraced
 
 with extra("transformers"):
     import transformers
@@ -20,33 +27,46 @@ with extra("transformers"):
 __all__ = ["TrainerCallback", "TrainerLog"]
 
 
-class _CountedLoop(Loop):
-    """Micro-batches are weighed by the labels that count in them, as the losses of the model show.
+class _TrainerLoop(Loop):
+    """Micro-batches are weighed as the trainer counts their losses, and the labels in them.
 
     The trainer either passes the number of labels in all batches of the update to the model, as
     ``num_items_in_batch``, for which some models divide the sum over a batch, or divides the mean loss by the
     number of batches. The number may include labels that the model passes over (the first one of each row,
-    where a model shifts them itself), and some models ignore it.
+    where a model shifts them itself), and some models ignore it. What is trained may also be another loss
+    than the model's own. All that is seen by the gradients that reach the losses.
     """
+
+    measures_model = False
+    """Whether a loss that the model itself returns is measured."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._labels: list[Labels] = []
-        self._inputs: list[Mapping[str, Any]] = []  # of each batch, where its halves are required
+        self._forward: list[ForwardPass] = []  # since the last loss
+        self._losses: list[TrainedLoss] = []
         self._rule: Rule | None = None
 
     def count(self, module: nn.Module, inputs: Mapping[str, Any], outputs: Any) -> None:
         """The model has made a forward pass; one without gradients, as for a metric, is not of training."""
         if not (module.training and torch.is_grad_enabled() and self._requested()):
             return
-        labels = labels_of(inputs)
+        labels, loss = labels_of(inputs), loss_of(outputs)
         if self._rule is None and labels.total is not None:
             self._rule = rule_of(inputs, outputs, labels.total)
-        self._labels.append(labels)
-        if "halves" in self._requested():
-            self._inputs.append(
-                {name: value for name, value in inputs.items() if name != "num_items_in_batch"}
+        batch = {name: value for name, value in inputs.items() if name != "num_items_in_batch"}
+        self._forward.append(
+            ForwardPass(
+                labels,
+                None if loss is None else ReachedLoss(loss),
+                batch if "halves" in self._requested() else None,
             )
+        )
+
+    def trained(self, loss: Any) -> None:
+        """The trainer has computed the loss of a batch, or one without gradients for an evaluation."""
+        if self._requested() and isinstance(loss, Tensor) and loss.requires_grad:
+            self._losses.append(TrainedLoss(loss, self._forward))
+            self._forward = []
 
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         if "micro_batches" in fields and len(self._marks) > 1:
@@ -55,54 +75,90 @@ class _CountedLoop(Loop):
                 raise LCAError(_UNKNOWN)
             weighed = [(w, mark) for w, (_, mark) in zip(weights, self._marks, strict=True)]
             self._marks = weighed if all(weights) else weighed[-1:]  # one without labels has no weight
-        if "halves" in fields and len(self._inputs) == 1:
-            self._batches = self._inputs
+        if "halves" in fields:
+            inputs = [own.inputs for loss in self._losses for own in loss.passes]
+            if len(inputs) == 1:
+                self._batches = inputs
         return super().supply(fields)
 
     def clear(self) -> None:
         super().clear()
-        self._labels, self._inputs = [], []
+        self._forward, self._losses = [], []
 
     def _weights(self) -> Sequence[float]:
-        """Of the batches of the update, up to a common factor; raises `LCAError` if they are unknown."""
-        total = self._total_labels()
-        if total is None and all(labels.received for labels in self._labels):
-            return [1.0] * len(self._labels)
-        sums = [sum(numbers) for numbers in zip(*(labels.numbers for labels in self._labels), strict=True)]
-        if self._rule is None or total not in sums:
-            raise LCAError(_UNKNOWN)
-        return [labels.weight(self._rule) for labels in self._labels]
+        """For each batch of the update its gradient, divided by that of its mean loss.
 
-    def _total_labels(self) -> float | None:
-        """``num_items_in_batch`` of the update."""
-        return self._labels[0].total if self._labels else None
+        Raises
+        ------
+        LCAError
+            If that is unknown, or the model's own loss is measured and another one is trained.
+        """
+        if not self._losses:
+            raise LCAError(_UNSEEN)
+        scale, parts = self._loss_scale(), [loss.parts() for loss in self._losses]
+        if all(parts):
+            self._check_labels([labels for own in parts for _, labels in own])
+            return [sum(factor / scale * labels.share(self._rule) for factor, labels in own) for own in parts]
+        if self.measures_model:
+            raise LCAError(_ANOTHER)
+        weights = [loss.factor / scale for loss in self._losses]
+        if abs(sum(weights) - 1) > summed(1.0, max(loss.eps for loss in self._losses)):
+            raise LCAError(_UNKNOWN)
+        return weights
+
+    def _check_labels(self, found: Sequence[Labels]) -> None:
+        """Raise `LCAError` unless the trainer passes the number of these labels to the model, or none."""
+        counted = [labels for labels in found if labels.total is not None]
+        sums = [sum(numbers) for numbers in zip(*(labels.numbers for labels in counted), strict=True)]
+        if counted and (self._rule is None or counted[0].total not in sums):
+            raise LCAError(_UNKNOWN)
+
+    def _halves(self, *known: Any) -> tuple[MicroBatch, ...]:
+        try:
+            return super()._halves(*known)
+        except KeyError as error:  # of a loss or weight of the user's
+            raise LCAError(
+                f"the measured loss does not find {error} in a batch as the model receives it; leave that "
+                "among the inputs of the model, or use an estimator that requires no halves of a batch "
+                "(lca.estimators.LaggedCrossFit)."
+            ) from error
 
     def _multiple(self) -> float:
-        total = self._total_labels()
-        if total is None:
-            return 1.0
-        weights = self._weights()
-        return sum(weights) / total if self._rule is not None and self._rule.divides else len(weights)
+        multiple = sum(self._weights())
+        return 1.0 if abs(multiple - 1) <= summed(1.0, EPS32) else multiple
 
 
 _NO_METRICS = frozenset({"epoch", "learning_rate", "total_flos", "step"})
 """What the trainer logs beside metrics; the learning rates of all steps are recorded."""
+_MEASURED = "an estimator that requires no gradient of training (lca.estimators.SampledPathIntegral)"
 _UNKNOWN = (
-    "the weights of the accumulated batches and the scale of their gradients are unknown: the model does not "
-    "receive the labels, or its loss is neither the mean over them nor their sum divided by "
-    "num_items_in_batch (a loss outside the model, as compute_loss_func or label smoothing, several terms, "
-    "or several processes). If its loss is a mean, set model.accepts_loss_kwargs = False before the Trainer "
-    "is made, which then divides it by the number of batches, or use an estimator that requires no gradient "
-    "of training (lca.estimators.SampledPathIntegral)."
+    "the weights of the accumulated batches and the scale of their gradients are unknown: the loss is "
+    "neither the mean over the labels that the model receives nor their sum divided by num_items_in_batch "
+    "(several terms, or several processes), or it is computed outside the model and the Trainer does not "
+    "divide it by the number of batches. If it is a mean, set model.accepts_loss_kwargs = False before the "
+    "Trainer is made, which then divides it (but not that of compute_loss_func), or use "
+    f"{_MEASURED}."
+)
+_ANOTHER = (
+    "training takes the gradient of another loss than the model's own, which is measured: compute_loss is "
+    "overridden (for weights of classes or a further term, say), compute_loss_func is passed, or "
+    "label_smoothing_factor is set. Measure the loss of training (Objective(model, None, data, "
+    "batch_loss=...), with a function of model and batch), let the model return it, or use "
+    f"{_MEASURED}."
+)
+_UNSEEN = (
+    "the loss of which training takes the gradient is unknown, as the Trainer has computed it otherwise than "
+    f"by its method compute_loss; compute it there, or use {_MEASURED}."
 )
 
 
 class _Counting:
-    """A forward hook that counts labels; one that does nothing in a copy of the model."""
+    """A forward hook that counts labels and losses; one that does nothing in a copy of the model."""
 
     def __init__(self, count: Callable[[nn.Module, Mapping[str, Any], Any], None] | None = None) -> None:
         self._count = count
 
+    @untraced
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
         if self._count is not None:
             self._count(module, kwargs, outputs)
@@ -116,31 +172,53 @@ class _TrainerTracker(Tracker):
         "batch": "the Trainer does not show its batches to callbacks, so use a Tracker around a training "
         "loop of your own, or an estimator that requires no batch (lca.estimators.CrossFit)",
         "micro_batches": "accumulate the gradients of several batches with "
-        "TrainingArguments(gradient_accumulation_steps=2)",
-        "halves": "train without gradient accumulation, on batches of at least two examples",
+        "TrainingArguments(gradient_accumulation_steps=2); the last update of an epoch has those that are "
+        "left over, which may be one",
+        "halves": "train without gradient accumulation, on batches of at least two examples and with one "
+        "forward pass for each",
         "update_slope": "train with SGD, Adam, AdamW or RMSprop",
         "scores": "call callback.tracker.scores(index, outputs, labels) in compute_loss at every step, or "
         "give the estimator refresh=n",
     }
-    _context: _CountedLoop
-    _loop = _CountedLoop
-    _hook: Any = None
+    _context: _TrainerLoop
+    _loop = _TrainerLoop
+    _leave: Sequence[Callable[[], None]] = ()
 
-    def count_labels(self, model: nn.Module) -> None:
-        """Count the labels that the forward pass of this model receives, until the tracker is closed."""
+    def follow(self, model: nn.Module) -> None:
+        """Look at the losses that this model and its trainer compute, until the tracker is closed."""
+        if not self._takes_gradients():
+            return
 
-        def count(*passed: Any) -> None:
-            with self._session.guarded(self.steps):
-                self._context.count(*passed)
+        def guarded(read: Callable[..., None]) -> Callable[..., None]:
+            def reading(*passed: Any) -> None:
+                with self._session.guarded(self.steps):
+                    read(*passed)
 
-        if self._takes_gradients():
-            self._hook = model.register_forward_hook(_Counting(count), with_kwargs=True)
+            return reading
+
+        hook = model.register_forward_hook(_Counting(guarded(self._context.count)), with_kwargs=True)
+        self._leave = [hook.remove]
+        trainer = calling(transformers.Trainer)
+        if trainer is not None:
+            self._leave += [listen_to_losses(trainer, guarded(self._context.trained))]
+
+    def _make_context(self, parameters: Sequence[nn.Parameter]) -> Loop:
+        context = super()._make_context(parameters)
+        assert isinstance(context, _TrainerLoop)
+        measured = (list(leaves(objective)) for objective in self._session.objectives.values())
+        context.measures_model = any(all(map(_is_of_model, own)) for own in measured)
+        return context
 
     def _detach(self) -> None:
         super()._detach()
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        for leave in self._leave:
+            leave()
+        self._leave = ()
+
+
+def _is_of_model(objective: AnyObjective) -> bool:
+    """Whether it is the loss that the model itself returns."""
+    return isinstance(objective, Objective) and objective._loss.is_of_model
 
 
 class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback):  # type: ignore[misc]
@@ -174,12 +252,15 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     clipping, and with ``gradient_accumulation_steps`` the micro-batches of an update
     (`lca.estimators.CrossFit`). Their weights are the numbers of labels that count where the model divides
     by ``num_items_in_batch``, and equal where it takes the mean; the gradient is that of the mean over these
-    labels, also where the trainer counts others (GPT-2) or sums the means of the batches (BERT). Where the
-    loss of the model is neither, or is computed outside it (``compute_loss_func``, label smoothing), such
-    estimators stop at the first update. A ``compute_loss`` of your own is not looked at: if it returns
-    another loss than the model does, only the self-check shows it; let the model return that loss. Those
-    that require the batch itself (`lca.estimators.NextBatch` except with ``RIGHT``) need a `Tracker` around
-    a loop of your own.
+    labels, also where the trainer counts others (GPT-2), sums the means of the batches (BERT), or trains a
+    multiple of the loss. Where the loss of the model is neither, such estimators stop at the first update.
+
+    They also stop at an update for which the trainer computes another loss than the model's own, while that
+    is measured (``compute_loss_func``, label smoothing, or a ``compute_loss`` of your own with weights of
+    classes or further terms). If a function of yours is measured (``batch_loss=``), it has to be that loss;
+    with ``gradient_accumulation_steps``, the trainer must divide it by the number of batches. Estimators that
+    require the batch itself (`lca.estimators.NextBatch` except with ``RIGHT``) need a `Tracker` around a loop
+    of your own.
 
     Examples
     --------
@@ -197,7 +278,7 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
         made = state.global_step
         self._begin_fit(model, [optimizer], state.max_steps - made, made)
         if self.tracker is not None:
-            self.tracker.count_labels(model)
+            self.tracker.follow(model)
             if args.max_grad_norm:
                 self.tracker.clips_norm(args.max_grad_norm)
 

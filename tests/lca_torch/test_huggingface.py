@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ def measure(model):
     return Objective(model, None, {"input_ids": TOKENS, "labels": TOKENS}, batch_size=32)
 
 
-def train(model, folder, *callbacks, resume=None, **options):
+def train(model, folder, *callbacks, trainer=Trainer, resume=None, **options):
     """Two epochs of eight batches, which may continue from a checkpoint."""
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -82,8 +83,8 @@ def train(model, folder, *callbacks, resume=None, **options):
         seed=3,
         **({"save_strategy": "no", "learning_rate": 0.01} | options),
     )
-    trainer = Trainer(model, arguments, train_dataset=DATA, callbacks=list(callbacks))
-    trainer.train(resume_from_checkpoint=resume)
+    made = trainer(model, arguments, train_dataset=DATA, callbacks=list(callbacks))
+    made.train(resume_from_checkpoint=resume)
     return model
 
 
@@ -95,7 +96,7 @@ class TrainerFramework:
     epoch = None  # it is not over
     advice = {
         "batch": "use a Tracker around a training loop of your own",
-        "micro_batches": r"TrainingArguments\(gradient_accumulation_steps=2\)",
+        "micro_batches": r"TrainingArguments\(gradient_accumulation_steps=2\); the last update of an epoch",
         "scores": r"call callback\.tracker\.scores\(index, outputs, labels\) in compute_loss",
     }
 
@@ -339,7 +340,25 @@ MODELS = {
     "token classification": (lambda: bert(BertForTokenClassification), ALL, False),
     "distilled masked language model": (distilbert, ALL, False),
     "modern masked language model": (modernbert, ALL, True),
+    "gpt2, three times its loss": (lambda: gpt2(LENGTH), SHIFTED, True),
+    "gpt2, a mean outside the model": (lambda: gpt2(LENGTH), SHIFTED, False),
 }
+
+
+class Triple(Trainer):
+    def compute_loss(self, *args, **options):
+        return 3 * super().compute_loss(*args, **options)
+
+
+class MeanOutside(Trainer):
+    """Computes the loss of the model once more, and accumulates two of its means without dividing them."""
+
+    def compute_loss(self, model, inputs, **options):
+        logits, labels = model(**inputs).logits[:, :-1], inputs["labels"][:, 1:]
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+TRAINERS = {"gpt2, three times its loss": Triple, "gpt2, a mean outside the model": MeanOutside}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -379,8 +398,12 @@ def test_gradients_are_those_of_the_mean_over_the_labels_that_count(name, accumu
     )
     data = [{name: column[i] for name, column in rows.items()} for i in range(64)]
     callback = TrainerCallback(objective, shown, on_error="raise")
-    Trainer(model, arguments, train_dataset=data, data_collator=collate, callbacks=[callback]).train()
+    trainer = TRAINERS.get(name, Trainer)(
+        model, arguments, train_dataset=data, data_collator=collate, callbacks=[callback]
+    )
+    trainer.train()
     assert not model._forward_hooks
+    assert "compute_loss" not in vars(trainer)
 
     start = make()
     parameters, weights, expected = list(start.parameters()), [], []
@@ -473,14 +496,41 @@ def test_a_model_that_is_measured_already_can_be_copied_and_measured_again(tmp_p
     assert callbacks[0].summary()["train"]["steps"] == 2
 
 
-def test_a_loss_outside_the_model_weighs_its_batches_in_a_way_that_is_not_known(tmp_path):
-    callback = TrainerCallback(measure, CrossFit(2))
-    with pytest.warns(
-        lca.errors.LCAWarning, match="stopped at step 0.*the weights of the accumulated batches"
-    ):
-        train(
-            gpt2(), tmp_path, callback, gradient_accumulation_steps=2, label_smoothing_factor=0.1, max_steps=2
-        )
+class Penalised(Trainer):
+    def compute_loss(self, model, inputs, **options):
+        return super().compute_loss(model, inputs, **options) + penalty(model)
+
+
+def penalty(model):
+    return 0.1 * model.transformer.wte.weight.square().sum()
+
+
+def measure_penalised(model):
+    def loss(model, batch):
+        return model(**batch).loss + penalty(model)
+
+    return Objective(model, None, {"input_ids": TOKENS, "labels": TOKENS}, batch_size=32, batch_loss=loss)
+
+
+OTHER, UNKNOWN = "another loss than the model's own", "the weights of the accumulated batches"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "objective", "options", "message"),
+    [
+        (Penalised, measure, {}, OTHER),
+        (Trainer, measure, {"label_smoothing_factor": 0.1}, OTHER),
+        (Penalised, measure_penalised, {}, None),
+        (Penalised, measure_penalised, {"gradient_accumulation_steps": 2}, UNKNOWN),
+    ],
+)
+def test_a_loss_outside_the_model_has_to_be_the_measured_one(trainer, objective, options, message, tmp_path):
+    """`CrossFit` compares the halves of a batch; and the trainer does not divide by the number of batches."""
+    estimator = CrossFit(2) if "gradient_accumulation_steps" in options else CrossFit(own_pass=True)
+    callback = TrainerCallback(objective, estimator, on_error="raise")
+    with nullcontext() if message is None else pytest.raises(LCAError, match=message):
+        train(gpt2(n_positions=9), tmp_path, callback, trainer=trainer, max_steps=3, **options)
+    assert message or callback.summary()["train"]["steps"] == 2
 
 
 @pytest.mark.parametrize(("every", "steps"), [(None, [1, 3]), (1, [0, 1, 2, 3])])

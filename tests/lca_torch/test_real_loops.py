@@ -210,9 +210,13 @@ def test_gradients_that_another_optimizer_zeroes_later_are_refused():
             head.step()
 
 
+@pytest.mark.parametrize("checkpointed", [slice(None), slice(-1)])
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_several_backward_passes_for_one_micro_batch_add_up(reentrant):
-    """Two losses, one of them with checkpoints, whose backward passes may run inside another."""
+def test_several_backward_passes_for_one_micro_batch_add_up(reentrant, checkpointed):
+    """Two losses, one of them with checkpoints, whose backward passes may run inside another.
+
+    That one has added to the gradient of the last layer by then, if that is not checkpointed.
+    """
     shown = Shown(("gradient", "micro_batches"))
     model, optimizer, tracker = measured(shown)
     rows = [slice(0, 10), slice(10, 20)]
@@ -221,9 +225,49 @@ def test_several_backward_passes_for_one_micro_batch_add_up(reentrant):
         for (x, y), _ in tracker.micro_batches((X[:20], Y[:20]), 2):
             (0.25 * cross_entropy(model.eval()(x), y)).backward(retain_graph=True)
             inside = torch.utils.checkpoint.checkpoint(
-                model, x.clone().requires_grad_(), use_reentrant=reentrant, preserve_rng_state=False
+                model[checkpointed],
+                x.clone().requires_grad_(),
+                use_reentrant=reentrant,
+                preserve_rng_state=False,
             )
-            (0.25 * cross_entropy(inside, y)).backward()
+            rest = model[-1:] if checkpointed.stop else nn.Identity()
+            (0.25 * cross_entropy(rest(inside), y)).backward()
+        optimizer.step()
+    for part, wanted in zip(shown.steps[0].micro_batches, expected, strict=True):
+        torch.testing.assert_close(part.gradient, wanted)
+
+
+def test_a_backward_pass_that_fails_is_over():
+    shown = Shown(("gradient", "micro_batches"))
+    model, optimizer, tracker = measured(shown)
+    expected = [gradient(model, slice(0, 10)), gradient(model, slice(10, 20))]
+
+    def fail(grad):
+        raise KeyError("in a hook")
+
+    with tracker:
+        hidden = model.eval()[:-1](X[:10])
+        hidden.register_hook(fail)
+        with pytest.raises(KeyError):
+            cross_entropy(model[-1](hidden), Y[:10]).backward()
+        optimizer.zero_grad()
+        for (x, y), weight in tracker.micro_batches((X[:20], Y[:20]), 2):
+            (weight * cross_entropy(model(x), y)).backward()
+        optimizer.step()
+    for part, wanted in zip(shown.steps[0].micro_batches, expected, strict=True):
+        torch.testing.assert_close(part.gradient, wanted)
+
+
+def test_gradients_that_are_put_elsewhere_between_two_passes_are_the_same():
+    """As DistributedDataParallel does with its buckets after the first pass (gradient_as_bucket_view)."""
+    shown = Shown(("gradient", "micro_batches"))
+    model, optimizer, tracker = measured(shown)
+    expected = [gradient(model, slice(0, 10)), gradient(model, slice(10, 20))]
+    with tracker:
+        for (x, y), weight in tracker.micro_batches((X[:20], Y[:20]), 2):
+            (weight * cross_entropy(model.eval()(x), y)).backward()
+            for parameter in model.parameters():
+                parameter.grad = parameter.grad.clone()
         optimizer.step()
     for part, wanted in zip(shown.steps[0].micro_batches, expected, strict=True):
         torch.testing.assert_close(part.gradient, wanted)

@@ -1,0 +1,135 @@
+"""`TrainedLoss`: a loss of which training takes the gradient, and the losses of the model in it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, wraps
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lca.tolerances import summed
+from lca_torch._labels import Labels
+
+
+class ReachedLoss:
+    """A loss, and the gradients that reach it in the backward pass of training, which stay as they are.
+
+    Attributes
+    ----------
+    value
+        A copy, as the loop may change the loss in place.
+    """
+
+    def __init__(self, loss: Tensor) -> None:
+        self.value, self.eps = loss.detach().clone(), float(torch.finfo(loss.dtype).eps)
+        self._gradients: list[Tensor] = []
+        loss.register_hook(self._gradients.append)  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def factor(self) -> float:
+        """The derivative by this loss of the one on which ``backward`` is called; 0 if there is none."""
+        return sum(float(gradient.sum()) for gradient in self._gradients)
+
+    @cached_property
+    def term(self) -> float:
+        """What it contributes to that loss if that is linear in it."""
+        return sum(float((gradient * self.value).sum()) for gradient in self._gradients)
+
+
+class ForwardPass(NamedTuple):
+    """A forward pass of the model in training."""
+
+    labels: Labels
+    loss: ReachedLoss | None
+    """The model's own loss; ``None`` if it computes none."""
+    inputs: Mapping[str, Any] | None
+    """What the model receives; ``None`` if that is not required."""
+
+
+class TrainedLoss:
+    """What ``compute_loss`` has returned for a batch, after these forward passes of the model.
+
+    All that it says is known when the backward pass is over.
+    """
+
+    def __init__(self, loss: Tensor, passes: Sequence[ForwardPass]) -> None:
+        self._loss, self._passes = ReachedLoss(loss), passes
+
+    @property
+    def factor(self) -> float:
+        """As `ReachedLoss.factor`: what the trainer multiplies the loss by."""
+        return self._loss.factor
+
+    @property
+    def eps(self) -> float:
+        """Of the dtype with the largest rounding errors."""
+        return max([self._loss.eps, *(own.loss.eps for own in self._passes if own.loss is not None)])
+
+    @property
+    def passes(self) -> Sequence[ForwardPass]:
+        """Those from whose loss it was computed; if there are none, all."""
+        return [own for own in self._passes if own.loss is not None and own.loss.factor] or self._passes
+
+    def parts(self) -> Sequence[tuple[float, Labels]]:
+        """If it is a sum of multiples of the model's own losses: their factors and labels; else empty.
+
+        A loss that is computed from the outputs once more, and has the value of the model's own, is that one.
+        """
+        own = [(one.loss, one.labels) for one in self.passes if one.loss is not None]
+        if any(loss.factor for loss, _ in own):
+            same = self._is(sum(loss.term for loss, _ in own))
+            return [(loss.factor, labels) for loss, labels in own] if same else []
+        same_value = (labels for loss, labels in own if self._is(float(loss.value) * self.factor))
+        return [(self.factor, labels) for labels in islice(same_value, 1)]
+
+    def _is(self, value: float) -> bool:
+        """Whether it has this value, times what the trainer multiplies it by."""
+        whole = self._loss.term
+        # Of losses that are not finite, nothing can be said here; what is measured then raises.
+        return not abs(whole - value) > summed(abs(whole) + abs(value), self.eps)
+
+
+def listen_to_losses(trainer: Any, listener: Callable[[Any], None]) -> Callable[[], None]:
+    """Call ``listener`` with every loss that ``trainer.compute_loss`` returns; returns what ends that."""
+    own = _Listening.of(trainer)
+    own.listeners.append(listener)
+
+    def leave() -> None:
+        own.listeners.remove(listener)
+        if not own.listeners:
+            own.remove()
+
+    return leave
+
+
+class _Listening:
+    """``compute_loss`` of a trainer, replaced on the object."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.listeners: list[Callable[[Any], None]] = []
+        self._trainer, self._before = trainer, vars(trainer).get("compute_loss")
+        compute = trainer.compute_loss
+
+        @wraps(compute)
+        def told(*args: Any, **kwargs: Any) -> Any:
+            found = compute(*args, **kwargs)
+            for listener in self.listeners:
+                listener(found[0] if isinstance(found, tuple) else found)
+            return found
+
+        vars(told)["listening"], self._told = self, told
+        trainer.compute_loss = told
+
+    @classmethod
+    def of(cls, trainer: Any) -> "_Listening":
+        """That of the trainer, which several callbacks may share."""
+        found = getattr(vars(trainer).get("compute_loss"), "listening", None)
+        return found if isinstance(found, cls) else cls(trainer)
+
+    def remove(self) -> None:
+        """Put back what was there, unless somebody else has replaced it since."""
+        if vars(self._trainer).get("compute_loss") is self._told:
+            del self._trainer.compute_loss
+            if self._before is not None:
+                self._trainer.compute_loss = self._before
