@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isnan
+from math import isnan, nan
 
 from lca.record._blocks import Blocks
 from lca.record._place import Place
@@ -20,7 +20,7 @@ class End:
     losses
         The loss there, by name; NaN if it was not measured.
     place
-        The sums over θ there; ``None`` if they are not known.
+        ``Σ_i |θ_i|`` there; ``None`` if they are not known.
     arrived
         Whether the place was compared with that where the run goes on.
     displaced
@@ -39,6 +39,5 @@ class End:
         content = plan.content
         step = int(blocks.last("step_end")) if content.checkpoints else int(blocks.last("step")) + 1
         losses = dict(zip(plan.measured, blocks.last("loss_end").tolist(), strict=True))
-        if not content.places or isnan(total := float(blocks.last("theta_total"))):
-            return cls(step, losses, None)
-        return cls(step, losses, Place(total, float(blocks.last("theta_mass"))))
+        mass = float(blocks.last("theta_mass")) if content.places else nan
+        return cls(step, losses, None if isnan(mass) else Place(mass))

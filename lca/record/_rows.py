@@ -32,7 +32,7 @@ def step_cells(row: Row, content: Content) -> Cells:
         known = learning_rates_of(row)
         cells["learning_rate"] = np.array([known.get(name, np.nan) for name in content.learning_rates])
     if content.places and allocation.source is not None:
-        cells["theta_total"], cells["theta_mass"] = Place.of(allocation.source.end)
+        cells["theta_mass"] = Place.of(allocation.source.end).mass
     if not (content.theta or content.traced):
         return cells
     step, ops = step_of(allocation, "theta and trace"), array_ops(allocation.values)

@@ -149,7 +149,6 @@ _COUNTS = (("helping", "A < 0"), ("hurting", "A > 0"), ("zero", "A = 0 exactly")
 
 
 _PLACES = (
-    Column("theta_total", (), "float64", "Σ_i θ_i at the end of the step", "parameter"),
     Column("theta_mass", (), "float64", "Σ_i |θ_i| at the end of the step", "parameter"),
     Column("displaced", (), "bool", "the record was continued, from another θ than that of its end", "1"),
 )

@@ -178,7 +178,7 @@ class RunFollower:
         """
         if not self._seen:
             now = Place.of(self._theta.borrow())
-            return self._begun is not None and not np.array_equal(now, self._begun, equal_nan=True)
+            return self._begun is not None and not np.array_equal(now.mass, self._begun.mass, equal_nan=True)
         return self._ended_measured and self._last is not None and not self._theta.is_at(self._last[1])
 
     def settle(self) -> None:
