@@ -1,5 +1,6 @@
 """Which labels count in the loss of a model of `transformers`, and what the loss makes of their sum."""
 
+import math
 from collections.abc import Mapping
 from itertools import product
 from typing import Any, NamedTuple
@@ -29,10 +30,12 @@ class Labels(NamedTuple):
     total: float | None
 
     def share(self, rule: Rule | None) -> float:
-        """The loss that the model computes by this rule, divided by the mean over the labels of the batch."""
-        if self.total is None or rule is None or not rule.divides:
+        """The loss by this rule, divided by the mean over the labels of the batch; NaN if that is unknown."""
+        if self.total is None:
             return 1.0
-        return self.numbers[rule.shifts] / self.total
+        if rule is None or not self.numbers:
+            return math.nan
+        return self.numbers[rule.shifts] / self.total if rule.divides else 1.0
 
 
 def labels_of(inputs: Mapping[str, Any]) -> Labels:

@@ -1,6 +1,7 @@
 """`TrainerCallback`: a `Tracker` for the runs of `transformers.Trainer`."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,16 +103,20 @@ class _TrainerLoop(Loop):
         if self.measures_model:
             raise LCAError(_ANOTHER)
         weights = [loss.factor / scale for loss in self._losses]
-        if abs(sum(weights) - 1) > summed(1.0, max(loss.eps for loss in self._losses)):
+        counts_labels = all(own.labels.share(self._rule) == 1 for loss in self._losses for own in loss.passes)
+        if not counts_labels or abs(sum(weights) - 1) > summed(1.0, max(loss.eps for loss in self._losses)):
             raise LCAError(_UNKNOWN)
         return weights
 
     def _check_labels(self, found: Sequence[Labels]) -> None:
-        """Raise `LCAError` unless the trainer passes the number of these labels to the model, or none."""
-        counted = [labels for labels in found if labels.total is not None]
-        sums = [sum(numbers) for numbers in zip(*(labels.numbers for labels in counted), strict=True)]
-        if counted and (self._rule is None or counted[0].total not in sums):
-            raise LCAError(_UNKNOWN)
+        """Raise `LCAError` unless the trainer passes the number of these labels to the model, or none.
+
+        Batches that are left over at the end of an epoch may be part of the next update, with their number.
+        """
+        for total in {labels.total for labels in found if labels.total is not None}:
+            counted = [labels.numbers for labels in found if labels.total == total]
+            if self._rule is None or total not in [sum(own) for own in zip(*counted, strict=True)]:
+                raise LCAError(_UNKNOWN)
 
     def _halves(self, *known: Any) -> tuple[MicroBatch, ...]:
         try:
@@ -134,10 +139,10 @@ _MEASURED = "an estimator that requires no gradient of training (lca.estimators.
 _UNKNOWN = (
     "the weights of the accumulated batches and the scale of their gradients are unknown: the loss is "
     "neither the mean over the labels that the model receives nor their sum divided by num_items_in_batch "
-    "(several terms, or several processes), or it is computed outside the model and the Trainer does not "
-    "divide it by the number of batches. If it is a mean, set model.accepts_loss_kwargs = False before the "
-    "Trainer is made, which then divides it (but not that of compute_loss_func), or use "
-    f"{_MEASURED}."
+    "(several terms, or several processes), or it is computed outside the model, and the Trainer does not "
+    "divide it by the number of batches, or num_items_in_batch may count other labels. If it is a mean, set "
+    "model.accepts_loss_kwargs = False before the Trainer is made, which then divides it (but not that of "
+    f"compute_loss_func), or use {_MEASURED}."
 )
 _ANOTHER = (
     "training takes the gradient of another loss than the model's own, which is measured: compute_loss is "
@@ -183,6 +188,14 @@ class _TrainerTracker(Tracker):
     _context: _TrainerLoop
     _loop = _TrainerLoop
     _leave: Sequence[Callable[[], None]] = ()
+    _max_norm = 0.0
+
+    def clips(self, max_norm: float | None) -> None:
+        """The trainer clips gradients to this norm from now on, unless it is ``None`` or not positive."""
+        max_norm = max(0.0, max_norm or 0.0)
+        if max_norm != self._max_norm:
+            self._max_norm = max_norm
+            self.clips_norm(max_norm or math.inf)
 
     def follow(self, model: nn.Module) -> None:
         """Look at the losses that this model and its trainer compute, until the tracker is closed."""
@@ -208,6 +221,12 @@ class _TrainerTracker(Tracker):
         measured = (list(leaves(objective)) for objective in self._session.objectives.values())
         context.measures_model = any(all(map(_is_of_model, own)) for own in measured)
         return context
+
+    def _dropout(self) -> Iterator[str]:
+        yield from super()._dropout()
+        for name, module in self._model.named_modules():
+            if module.training and getattr(module, "neftune_noise_alpha", None):
+                yield f"{name} (NEFTune)"
 
     def _detach(self) -> None:
         super()._detach()
@@ -257,8 +276,9 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
 
     They also stop at an update for which the trainer computes another loss than the model's own, while that
     is measured (``compute_loss_func``, label smoothing, or a ``compute_loss`` of your own with weights of
-    classes or further terms). If a function of yours is measured (``batch_loss=``), it has to be that loss;
-    with ``gradient_accumulation_steps``, the trainer must divide it by the number of batches. Estimators that
+    classes or further terms). If a function of yours is measured (``batch_loss=``), it has to be that loss,
+    which is not checked; with ``gradient_accumulation_steps``, the trainer must divide it by the number of
+    batches. Estimators that
     require the batch itself (`lca.estimators.NextBatch` except with ``RIGHT``) need a `Tracker` around a loop
     of your own.
 
@@ -279,8 +299,6 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
         self._begin_fit(model, [optimizer], state.max_steps - made, made)
         if self.tracker is not None:
             self.tracker.follow(model)
-            if args.max_grad_norm:
-                self.tracker.clips_norm(args.max_grad_norm)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if _is_whole(state.epoch):
@@ -292,6 +310,7 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.tracker is not None:
+            self.tracker.clips(args.max_grad_norm)
             self.tracker.begin_batch(weight=1.0)  # until its labels are counted
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

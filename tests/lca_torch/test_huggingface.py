@@ -71,7 +71,7 @@ def measure(model):
     return Objective(model, None, {"input_ids": TOKENS, "labels": TOKENS}, batch_size=32)
 
 
-def train(model, folder, *callbacks, trainer=Trainer, resume=None, **options):
+def train(model, folder, *callbacks, trainer=Trainer, data=DATA, resume=None, **options):
     """Two epochs of eight batches, which may continue from a checkpoint."""
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -83,7 +83,7 @@ def train(model, folder, *callbacks, trainer=Trainer, resume=None, **options):
         seed=3,
         **({"save_strategy": "no", "learning_rate": 0.01} | options),
     )
-    made = trainer(model, arguments, train_dataset=DATA, callbacks=list(callbacks))
+    made = trainer(model, arguments, train_dataset=data, callbacks=list(callbacks))
     made.train(resume_from_checkpoint=resume)
     return model
 
@@ -531,6 +531,37 @@ def test_a_loss_outside_the_model_has_to_be_the_measured_one(trainer, objective,
     with nullcontext() if message is None else pytest.raises(LCAError, match=message):
         train(gpt2(n_positions=9), tmp_path, callback, trainer=trainer, max_steps=3, **options)
     assert message or callback.summary()["train"]["steps"] == 2
+
+
+def test_batches_that_are_left_over_may_be_part_of_the_next_update(tmp_path):
+    """The trainer does not know where a stream ends, and passes the number of labels in each group."""
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(DATA[:12])
+
+    callback = TrainerCallback(measure, LaggedCrossFit(), on_error="raise")
+    options = {"data": Stream(), "gradient_accumulation_steps": 2, "max_steps": 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the trainer, that the stream is short
+        train(gpt2(), tmp_path, callback, **options)
+    assert callback.summary()["train"]["steps"] == 2
+
+
+def test_the_largest_norm_may_change_in_the_run(tmp_path):
+    class Off(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            args.max_grad_norm = 0.0
+
+    callback = TrainerCallback(measure, LaggedCrossFit(), on_error="raise")
+    train(gpt2(), tmp_path, callback, Off(), max_grad_norm=0.1, max_steps=3)
+    assert callback.summary()["train"]["steps"] == 2
+
+
+def test_noise_on_embeddings_is_named(tmp_path):
+    callback = TrainerCallback(measure, LaggedCrossFit(), on_error="raise")
+    with pytest.warns(lca.errors.LCAWarning, match=r"transformer\.wte \(NEFTune\)"):
+        train(gpt2(n_positions=9), tmp_path, callback, neftune_noise_alpha=5.0, max_steps=2)
 
 
 @pytest.mark.parametrize(("every", "steps"), [(None, [1, 3]), (1, [0, 1, 2, 3])])
