@@ -13,6 +13,7 @@ from lca_torch._arrays import block_size
 from lca_torch._left_out import LongLeftOut
 from lca_torch._live import flat, holds
 from lca_torch._optimizers import update_slope, updates_without
+from lca_torch._process_group import MeasuringRanks
 from lca_torch._ranks import Ranks
 from lca_torch._update_check import UpdateCheck
 
@@ -109,9 +110,9 @@ class Gradients:
         """The weights of the micro-batches of an update, and whether they are known, for all processes."""
         return weights, known
 
-    def of_ranks(self, group: Any) -> Ranks:
+    def of_ranks(self, measuring: MeasuringRanks) -> Ranks:
         """The gradients of the ranks of data-parallel training; see `lca_torch.Tracker.ranks`."""
-        return Ranks(self.parameters, group)
+        return Ranks(self.parameters, measuring)
 
     def update_slope(self, optimizer: torch.optim.Optimizer, gradient: Tensor) -> Tensor | float:
         """As `lca_torch._optimizers.update_slope`."""

@@ -49,13 +49,6 @@ def test_two_ranks_allocate_what_two_halves_do(ranks, name):
     assert (np.abs(first - expected) <= tolerances.allocation(scale, 16 * EPS64)).all()
 
 
-def test_a_rank_must_not_stop_measuring_by_itself():
-    model, optimizer, objective = made("adam")
-    with Tracker(model, optimizer, objective, CrossFit(2)) as tracker, pytest.raises(LCAError) as caught:
-        tracker.ranks()
-    assert "on_error='raise'" in str(caught.value)
-
-
 def test_without_a_process_group_it_says_what_to_do():
     model, optimizer, objective = made("adam")
     with (
