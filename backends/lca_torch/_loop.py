@@ -114,11 +114,13 @@ class Loop(LoopContext):
         if self._ranks is not None:
             self._ranks.clear()
 
-    def _pass_begins(self) -> None:
+    def _pass_begins(self, first: int, added: Tensor | None) -> None:
         """A backward pass is about to add to the gradients; were they left as the last one left them?"""
-        if not self._requested():
+        fields = self._requested()
+        if not fields:
             return
-        self._grads.pass_begins()
+        if "micro_batches" in fields:
+            self._grads.pass_begins(first, added)
         if self._grads.unchanged(self._seen) or (self._total is not None and self._grads.moved(self._total)):
             return
         found = self._grads.nonzero()
@@ -126,7 +128,7 @@ class Loop(LoopContext):
         if self._seen is None or not changed:  # the first pass of an update, or gradients zeroed
             self._marks, self._batches = [], self._batches[-1:]
             self._marked = False
-            self._grads.unknown = found
+            self._grads.begin(found)
         else:
             self._grads.unknown |= changed
 
@@ -141,7 +143,7 @@ class Loop(LoopContext):
             self._look_at_theta()
         if "micro_batches" in fields and self._ranks is None and self._weight is not None:
             assert self._total is not None
-            self._grads.require_added(self._passes.reached)
+            self._grads.pass_ended(self._passes.reached)
             weight = self._weight
             if self._marks and (self._marked or not weight):
                 # Several passes for one micro-batch; or one of weight 0, with the micro-batch before.
@@ -275,6 +277,7 @@ class Loop(LoopContext):
                 "or tracker.micro_batches(batch, n) for all of them, and add a penalty to the loss of each "
                 f"micro-batch (weight * (loss + penalty)), {ELSE}"
             )
+        self._grads.require_alike()
         return sums
 
     def _agree_on_weights(self) -> bool:

@@ -89,10 +89,10 @@ class ShardedGradients(Gradients):
             held = [local_part(own).data_ptr() for own in self.parameters]
         return held, self._counts(self.parameters)
 
-    def pass_begins(self) -> None:
+    def pass_begins(self, first: int, added: Tensor | None) -> None:
         self._before = self.versions()
 
-    def require_added(self, reached: Collection[int]) -> None:
+    def pass_ended(self, reached: Collection[int]) -> None:
         unchanged = list(self._each_unchanged(self._before))
         if any(unchanged[which] for which in reached):
             raise LCAError(
