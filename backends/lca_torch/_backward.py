@@ -27,7 +27,7 @@ class BackwardPasses:
     leaves
         Returns the leaves of the graph whose gradients count.
     begins, ended
-        The listeners.
+        The listeners. The first is told at which of the leaves the pass arrives, and what it adds there.
 
     Attributes
     ----------
@@ -36,7 +36,10 @@ class BackwardPasses:
     """
 
     def __init__(
-        self, leaves: Callable[[], Sequence[Tensor]], begins: Callable[[], None], ended: Callable[[], None]
+        self,
+        leaves: Callable[[], Sequence[Tensor]],
+        begins: Callable[[int, Tensor | None], None],
+        ended: Callable[[], None],
     ) -> None:
         self._leaves = leaves
         self._begins, self._ended = begins, ended
@@ -66,14 +69,14 @@ class BackwardPasses:
         if error is not None:
             raise error
 
-    def _accumulates(self, which: int, grads: Any) -> None:
+    def _accumulates(self, which: int, grads: Sequence[Tensor | None]) -> None:
         current = torch._C._current_graph_task_id()
         # A pass that has raised an error seems to be running still, but the next one is not inside of it.
         if current == self._pass or (self._running and calling(BackwardCFunction)):
             self.reached.add(which)
             return
         self._pass, self._running, self.reached = current, True, {which}
-        self._guard(self._begins)
+        self._guard(partial(self._begins, which, grads[0]))
         queue = Variable._execution_engine.queue_callback
         # Queued anew at the end, so that it follows the callbacks of DistributedDataParallel.
         queue(lambda: queue(self._over))

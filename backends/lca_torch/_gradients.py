@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from lca._micro_batches import LeftOut
+from lca.errors import LCAError
 from lca_torch._arrays import block_size
 from lca_torch._left_out import LongLeftOut
 from lca_torch._live import flat, holds
 from lca_torch._optimizers import update_slope, updates_without
+from lca_torch._process_group import MeasuringRanks, processes
 from lca_torch._ranks import Ranks
+from lca_torch._reduced_passes import ReducedPasses
 from lca_torch._update_check import UpdateCheck
 
 Versions: TypeAlias = tuple[list[Any], list[int]]
@@ -43,6 +46,7 @@ class Gradients:
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = parameters
         self.unknown: set[int] = set()
+        self._reduced = ReducedPasses()
 
     def leaves(self) -> Sequence[Tensor]:
         """For each parameter the leaf of the graph whose gradient a backward pass computes."""
@@ -84,11 +88,33 @@ class Gradients:
         """Where the parameters are and how often each was written to."""
         return list(map(Tensor.data_ptr, self.parameters)), list(map(_COUNT, self.parameters))
 
-    def pass_begins(self) -> None:
-        """A backward pass is about to add to the gradients."""
+    def begin(self, unknown: set[int]) -> None:
+        """The gradients begin anew, with something else in those of ``unknown``."""
+        self.unknown = unknown
+        self._reduced.clear()
 
-    def require_added(self, reached: Collection[int]) -> None:
-        """Raise `LCAError` if a pass has not added to ``.grad`` what it took for these parameters."""
+    def pass_begins(self, first: int, added: Tensor | None) -> None:
+        """A backward pass is about to add to the gradients, first this to that of the parameter ``first``."""
+        if processes() > 1:
+            self._reduced.begins(self.parameters[first], added)
+
+    def pass_ended(self, reached: Collection[int]) -> None:
+        """That of a micro-batch is over; raises `LCAError` if it has not added what it took for these."""
+        self._reduced.ended()
+
+    def require_alike(self) -> None:
+        """Raise `LCAError` if some passes were reduced over the ranks and others were not."""
+        if self._reduced.differ():
+            raise LCAError(
+                "some backward passes of this update have added to .grad what they computed, and others have "
+                "left something else there, such as the mean over the ranks, so the gradients of the "
+                "micro-batches are unknown. DistributedDataParallel reduces the last pass only under "
+                "no_sync(), which accelerate, Fabric, Lightning and the Trainer of Hugging Face call where "
+                "they accumulate. Call tracker.ranks(), with CrossFit(world_size), which takes the batches "
+                "of the ranks as micro-batches; reduce every pass (accelerate: "
+                "GradientAccumulationPlugin(sync_each_batch=True)); or use lca.estimators.LaggedCrossFit, "
+                "which requires the gradient of the whole update only."
+            )
 
     def theta(self) -> Tensor:
         """The parameters themselves, a new vector."""
@@ -109,9 +135,9 @@ class Gradients:
         """The weights of the micro-batches of an update, and whether they are known, for all processes."""
         return weights, known
 
-    def of_ranks(self, group: Any) -> Ranks:
+    def of_ranks(self, measuring: MeasuringRanks) -> Ranks:
         """The gradients of the ranks of data-parallel training; see `lca_torch.Tracker.ranks`."""
-        return Ranks(self.parameters, group)
+        return Ranks(self.parameters, measuring)
 
     def update_slope(self, optimizer: torch.optim.Optimizer, gradient: Tensor) -> Tensor | float:
         """As `lca_torch._optimizers.update_slope`."""

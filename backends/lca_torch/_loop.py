@@ -16,6 +16,7 @@ from lca.tracking._context import DISCARDED, GRADIENT_FIELDS, LoopContext, is_du
 from lca_torch._backward import BackwardPasses
 from lca_torch._gradients import ELSE, Gradients, Places, Versions
 from lca_torch._optimizers import refuse_maximizing
+from lca_torch._process_group import MeasuringRanks
 from lca_torch._ranks import Ranks
 from lca_torch._update_check import UpdateCheck
 from lca_torch._updates import calling
@@ -69,12 +70,12 @@ class Loop(LoopContext):
             self._ranks.remove()
             self._ranks = None
 
-    def ranks(self, group: Any) -> None:
-        """From now on the micro-batches of an update are the batches of the ranks."""
+    def ranks(self, measuring: MeasuringRanks) -> None:
+        """From now on the micro-batches of an update are the batches of these ranks."""
         self.clear()
         if self._ranks is not None:
             self._ranks.remove()
-        self._ranks = self._grads.of_ranks(group)
+        self._ranks = self._grads.of_ranks(measuring)
 
     def update_begins(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """An update begins at these parameters, which these optimizers move in the run."""
@@ -95,10 +96,16 @@ class Loop(LoopContext):
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         self._end_micro_batch()
         if "micro_batches" in fields and self._ranks is not None:
-            without, unknown = self._grads.without, self._grads.unknown
-            self._marks = [(weight, without(mark, unknown)) for weight, mark in self._ranks.marks()]
-            self._total = self._marks[-1][1]
+            marks = [self._grads.without(mark, self._grads.unknown) for mark in self._ranks.marks()]
+            weights = self._rank_weights(len(marks))
+            weighed = list(zip(weights, marks, strict=True))
+            self._marks = weighed if all(weights) else weighed[-1:]
+            self._total = marks[-1]
         return super().supply(fields)
+
+    def _rank_weights(self, count: int) -> Sequence[float]:
+        """How much the batches of each of ``count`` ranks count in the training loss."""
+        return [1.0] * count
 
     def clear(self) -> None:
         super().clear()
@@ -107,11 +114,13 @@ class Loop(LoopContext):
         if self._ranks is not None:
             self._ranks.clear()
 
-    def _pass_begins(self) -> None:
+    def _pass_begins(self, first: int, added: Tensor | None) -> None:
         """A backward pass is about to add to the gradients; were they left as the last one left them?"""
-        if not self._requested():
+        fields = self._requested()
+        if not fields:
             return
-        self._grads.pass_begins()
+        if "micro_batches" in fields:
+            self._grads.pass_begins(first, added)
         if self._grads.unchanged(self._seen) or (self._total is not None and self._grads.moved(self._total)):
             return
         found = self._grads.nonzero()
@@ -119,7 +128,7 @@ class Loop(LoopContext):
         if self._seen is None or not changed:  # the first pass of an update, or gradients zeroed
             self._marks, self._batches = [], self._batches[-1:]
             self._marked = False
-            self._grads.unknown = found
+            self._grads.begin(found)
         else:
             self._grads.unknown |= changed
 
@@ -134,7 +143,7 @@ class Loop(LoopContext):
             self._look_at_theta()
         if "micro_batches" in fields and self._ranks is None and self._weight is not None:
             assert self._total is not None
-            self._grads.require_added(self._passes.reached)
+            self._grads.pass_ended(self._passes.reached)
             weight = self._weight
             if self._marks and (self._marked or not weight):
                 # Several passes for one micro-batch; or one of weight 0, with the micro-batch before.
@@ -268,6 +277,7 @@ class Loop(LoopContext):
                 "or tracker.micro_batches(batch, n) for all of them, and add a penalty to the loss of each "
                 f"micro-batch (weight * (loss + penalty)), {ELSE}"
             )
+        self._grads.require_alike()
         return sums
 
     def _agree_on_weights(self) -> bool:

@@ -79,6 +79,13 @@ class MeasuringRanks:
             torch.distributed.all_reduce(tensor, group=self.group)
         return tensor
 
+    def of_all(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all ranks, of one shape; call it only after a `gather`."""
+        with _transferring():
+            found = [torch.empty_like(tensor) for _ in range(self.count)]
+            torch.distributed.all_gather(found, tensor, group=self.group)
+        return found
+
     def from_first(self, tensor: Tensor) -> Tensor:
         """A new tensor with the values of rank 0 of the group; call it only after a `gather`."""
         with _transferring():
@@ -110,7 +117,7 @@ def measuring_ranks(process_group: Any, timeout: float) -> MeasuringRanks | None
     if process_group is None:
         return None
     distributed = torch.distributed
-    if not distributed.is_available() or not distributed.is_initialized():
+    if not _is_ready():
         if not isinstance(process_group, str):
             raise LCAError("process_group needs torch.distributed.init_process_group(...) first.")
         _warn_of_start()
@@ -124,6 +131,15 @@ def measuring_ranks(process_group: Any, timeout: float) -> MeasuringRanks | None
             "process_group=None to measure on this rank alone."
         )
     return MeasuringRanks(group, timeout) if distributed.get_world_size(group) > 1 else None
+
+
+def processes() -> int:
+    """How many processes `torch.distributed` connects."""
+    return torch.distributed.get_world_size() if _is_ready() else 1
+
+
+def _is_ready() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _warn_of_start() -> None:

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lca.errors import LCAError
+from lca_torch._process_group import MeasuringRanks
 
 
 class Ranks:
@@ -21,25 +20,13 @@ class Ranks:
     ----------
     parameters
         The parameters in the order of θ.
-    group
-        The process group; default: all ranks.
-
-    Raises
-    ------
-    LCAError
-        If `torch.distributed` is not initialised.
+    measuring
+        The ranks.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], group: Any = None) -> None:
-        distributed = torch.distributed
-        if not distributed.is_available() or not distributed.is_initialized():
-            raise LCAError(
-                "torch.distributed is not initialised; call torch.distributed.init_process_group first, and "
-                "then tracker.ranks() on every rank."
-            )
-        self._parameters, self._group = parameters, group
+    def __init__(self, parameters: Sequence[nn.Parameter], measuring: MeasuringRanks) -> None:
+        self._parameters, self._measuring = parameters, measuring
         self._own: list[Tensor | None] = [None] * len(parameters)
-        self.count = distributed.get_world_size(group)
         self._hooks = [
             parameter.register_hook(partial(self._add, i))  # type: ignore[no-untyped-call]
             for i, parameter in enumerate(parameters)
@@ -51,20 +38,24 @@ class Ranks:
         accumulates = own is not None and _not_zero(self._parameters[which].grad)
         self._own[which] = own.add_(added) if own is not None and accumulates else added.clone()
 
-    def marks(self) -> list[tuple[float, Tensor]]:
-        """For each rank in order its weight, and the weighted sum (K,) of the gradients up to its own.
+    def marks(self) -> list[Tensor]:
+        """For each rank in order what the gradients up to its own add to their average (K,).
 
-        The last sum is the average. A collective operation: every rank must call it.
+        The last one is the average. Every rank must call it.
+
+        Raises
+        ------
+        LCAError
+            If a rank does not call it, or has told of an error.
         """
+        self._measuring.gather("the gradients of the ranks", None)
         with torch.inference_mode(False), torch.no_grad():
             pairs = zip(self._own, self._parameters, strict=True)
             mine = torch.cat([(p.new_zeros(p.shape) if own is None else own).reshape(-1) for own, p in pairs])
-            gathered = [torch.empty_like(mine) for _ in range(self.count)]
-            torch.distributed.all_gather(gathered, mine, group=self._group)
             total, marks = torch.zeros_like(mine), []
-            for gradient in gathered:
-                total = torch.add(total, gradient, alpha=1 / self.count)
-                marks.append((1 / self.count, total))
+            for gradient in self._measuring.of_all(mine):
+                total = torch.add(total, gradient, alpha=1 / self._measuring.count)
+                marks.append(total)
         return marks
 
     def clear(self) -> None:

@@ -11,6 +11,7 @@ from lca_torch._distribution import gathered
 from lca_torch._gradients import ELSE, Gradients, Places, Versions
 from lca_torch._kinds import holds_summands, is_sharded, local_part
 from lca_torch._live import detached, flat, holds
+from lca_torch._process_group import MeasuringRanks
 from lca_torch._shard_vector import Shards, ShardVector
 from lca_torch._state import checksum
 
@@ -88,10 +89,10 @@ class ShardedGradients(Gradients):
             held = [local_part(own).data_ptr() for own in self.parameters]
         return held, self._counts(self.parameters)
 
-    def pass_begins(self) -> None:
+    def pass_begins(self, first: int, added: Tensor | None) -> None:
         self._before = self.versions()
 
-    def require_added(self, reached: Collection[int]) -> None:
+    def pass_ended(self, reached: Collection[int]) -> None:
         unchanged = list(self._each_unchanged(self._before))
         if any(unchanged[which] for which in reached):
             raise LCAError(
@@ -112,7 +113,7 @@ class ShardedGradients(Gradients):
             )
         return [sum(own) for own in zip(*(own for _, own in told), strict=True)], all(k for k, _ in told)
 
-    def of_ranks(self, group: Any) -> NoReturn:
+    def of_ranks(self, measuring: MeasuringRanks) -> NoReturn:
         raise LCAError(
             "the gradient of a single rank exists only while FSDP2 reduces it, so the batches of the ranks "
             "are no micro-batches of a sharded model; accumulate the gradients of several batches of "

@@ -9,9 +9,9 @@ from lca_torch._process_group import MeasuringRanks
 from lca_torch._shared_loss import SharedLoss
 
 
-def leave(objectives: Iterable[Any], reason: str, kind: str = "") -> None:
-    """Tell the ranks that share evaluations of these objectives that, and why, this rank has stopped."""
-    for ranks in _ranks_of(objectives):
+def leave(groups: Iterable[MeasuringRanks], reason: str, kind: str = "") -> None:
+    """Tell these groups of ranks that, and why, this rank has stopped."""
+    for ranks in groups:
         ranks.exchange.tell(reason, kind)
 
 
@@ -23,7 +23,7 @@ def require_same_tracker(objectives: Iterable[Any], settings: Sequence[str]) -> 
     LCAError
         If the settings differ.
     """
-    for ranks in _ranks_of(objectives):
+    for ranks in ranks_of(objectives):
         first, *others = ranks.gather("entering the tracker", list(settings))
         for rank, other in enumerate(others, 1):
             if other != first:
@@ -35,7 +35,7 @@ def require_same_tracker(objectives: Iterable[Any], settings: Sequence[str]) -> 
                 )
 
 
-def _ranks_of(objectives: Iterable[Any]) -> list[MeasuringRanks]:
+def ranks_of(objectives: Iterable[Any]) -> list[MeasuringRanks]:
     """The groups of ranks that share evaluations of these objectives, without duplicates."""
     losses = (getattr(own, "_loss", None) for objective in objectives for own in leaves(objective))
     found = (loss.ranks for loss in losses if isinstance(loss, SharedLoss))

@@ -22,11 +22,12 @@ from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import OF_UPDATES, Loop
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
+from lca_torch._process_group import TIMEOUT, MeasuringRanks, measuring_ranks
 from lca_torch._shard_vector import Shards
 from lca_torch._sharded import ShardedTheta, WholeCopy, require_gradients_alone, require_training_alone
 from lca_torch._sharded_gradients import ShardedGradients
 from lca_torch._sharded_loss import LiveShards, ShardedLoss, shards_of
-from lca_torch._shared_run import leave, require_same_tracker
+from lca_torch._shared_run import leave, ranks_of, require_same_tracker
 from lca_torch._slots import SMALL
 from lca_torch._updates import Updates, held, stepping
 
@@ -93,6 +94,7 @@ class Tracker(ModelTracker[Loop]):
     """
 
     _loop: ClassVar[type[Loop]] = Loop
+    _exchanging: Sequence[MeasuringRanks] = ()
     _types = nn.Module, torch.optim.Optimizer
     _type_names = "torch.nn.Module", "torch.optim.Optimizer"
     _advice = {
@@ -116,10 +118,11 @@ class Tracker(ModelTracker[Loop]):
         """Under `torch.nn.parallel.DistributedDataParallel`: the batch of each rank is a micro-batch.
 
         Call it once on every rank, inside the ``with`` block and before the first backward pass. The tracker
-        gets the model inside (``model.module``) and ``on_error="raise"``, and every rank measures the same
-        steps. All micro-batches have the same weight. At each step the ranks exchange their gradients, which
-        takes as many vectors (K,) as there are ranks. Of a sharded model no rank has a gradient of its own;
-        there, the batches that the loop accumulates are the micro-batches.
+        gets the model inside (``model.module``), and every rank measures the same steps. All micro-batches
+        have the same weight; the gradients that a rank accumulates, also under ``no_sync()``, are one. At
+        each step the ranks exchange their gradients, which takes as many vectors (K,) as there are ranks; one
+        that does not come within ``rank_timeout`` of the objective ends the measuring. Of a sharded model no
+        rank has a gradient of its own; there, the batches that the loop accumulates are the micro-batches.
 
         Parameters
         ----------
@@ -129,24 +132,26 @@ class Tracker(ModelTracker[Loop]):
         Raises
         ------
         LCAError
-            If `torch.distributed` is not initialised, ``on_error`` is not ``"raise"``, or the model is
-            sharded.
+            If `torch.distributed` is not initialised, there is one rank only, or the model is sharded.
         """
-        if not self._session.raises:
+        shared = ranks_of(self._session.objectives.values())
+        timeout = max((own.timeout for own in shared), default=TIMEOUT)
+        exchanging = measuring_ranks("auto" if group is None else group, timeout)
+        if exchanging is None:
             raise LCAError(
-                "if one rank stopped measuring, the others would wait for its gradient forever; make the "
-                "tracker with on_error='raise'."
+                "there are no other ranks whose batches could be micro-batches; start several by torchrun "
+                "and call torch.distributed.init_process_group first, and then tracker.ranks() on every rank."
             )
-        self._context.ranks(group)
+        self._exchanging = [exchanging]
+        self._context.ranks(exchanging)
 
     def close(self, *, complete: bool = True) -> None:
         """Like `lca.tracking.TrackerBase.close`; also tells the other ranks that share the measurement."""
-        active = self._active
+        waiting = self._waiting() if self._active else []
         try:
             super().close(complete=complete)
         finally:
-            if active:
-                leave(self._session.objectives.values(), "its tracker is closed")
+            leave(waiting, "its tracker is closed")
 
     def _attach(self) -> None:
         self._meet_ranks()
@@ -176,7 +181,11 @@ class Tracker(ModelTracker[Loop]):
 
     def _tell_ranks(self, error: Exception) -> None:
         name = type(error).__name__
-        leave(self._session.objectives.values(), f"{name}: {error}", name)
+        leave(self._waiting(), f"{name}: {error}", name)
+
+    def _waiting(self) -> list[MeasuringRanks]:
+        """The ranks that wait for this one: those that share evaluations, or exchange gradients."""
+        return [*ranks_of(self._session.objectives.values()), *self._exchanging]
 
     def _detach(self) -> None:
         self._updates.leave()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from lca_torch._fit import FitCallback
 from lca_torch._labels import Labels, Rule, labels_of, loss_of, rule_of
 from lca_torch._loop import Loop
 from lca_torch._objective import Objective
+from lca_torch._process_group import processes
 from lca_torch._tracker import Tracker
 from lca_torch._trained_loss import ForwardPass, ReachedLoss, TrainedLoss, listen_to_losses
 from lca_torch._updates import calling, untraced
@@ -34,8 +36,9 @@ class _TrainerLoop(Loop):
     The trainer either passes the number of labels in all batches of the update to the model, as
     ``num_items_in_batch``, for which some models divide the sum over a batch, or divides the mean loss by the
     number of batches. The number may include labels that the model passes over (the first one of each row,
-    where a model shifts them itself), and some models ignore it. What is trained may also be another loss
-    than the model's own. All that is seen by the gradients that reach the losses.
+    where a model shifts them itself), and those of all processes (``average_tokens_across_devices``), and
+    some models ignore it. What is trained may also be another loss than the model's own. All that is seen by
+    the gradients that reach the losses. Of several processes, training takes the mean of their gradients.
     """
 
     measures_model = False
@@ -46,6 +49,7 @@ class _TrainerLoop(Loop):
         self._forward: list[ForwardPass] = []  # since the last loss
         self._losses: list[TrainedLoss] = []
         self._rule: Rule | None = None
+        self._each: Sequence[Sequence[float]] = ()  # the weights on every process, as far as known
 
     def count(self, module: nn.Module, inputs: Mapping[str, Any], outputs: Any) -> None:
         """The model has made a forward pass; one without gradients, as for a metric, is not of training."""
@@ -84,39 +88,58 @@ class _TrainerLoop(Loop):
 
     def clear(self) -> None:
         super().clear()
-        self._forward, self._losses = [], []
+        self._forward, self._losses, self._each = [], [], ()
+
+    def _rank_weights(self, count: int) -> Sequence[float]:
+        return [sum(own) for own in self._weights_of_each()]
 
     def _weights(self) -> Sequence[float]:
-        """For each batch of the update its gradient, divided by that of its mean loss.
+        """For each batch of the update its gradient, divided by that of its mean loss, of all processes."""
+        return [fmean(weights) for weights in zip(*self._weights_of_each(), strict=True)]
+
+    def _weights_of_each(self) -> Sequence[Sequence[float]]:
+        """The weights of the batches on every process.
 
         Raises
         ------
         LCAError
-            If that is unknown, or the model's own loss is measured and another one is trained.
+            If they are unknown, or the model's own loss is measured and another one is trained.
         """
+        if not self._each:
+            weights, counted = self._own_weights()
+            each = self.of_all([*_numbers(counted), *weights])
+            if len(set(map(len, each))) > 1:
+                raise LCAError(_UNEQUAL)
+            self._check_total(counted, [own[:2] for own in each])
+            self._each = [own[2:] for own in each]
+        return self._each
+
+    def _own_weights(self) -> tuple[Sequence[float], Sequence[Labels]]:
+        """The weights on this process, and the labels whose number the trainer passes to the model."""
         if not self._losses:
             raise LCAError(_UNSEEN)
         scale, parts = self._loss_scale(), [loss.parts() for loss in self._losses]
         if all(parts):
-            self._check_labels([labels for own in parts for _, labels in own])
-            return [sum(factor / scale * labels.share(self._rule) for factor, labels in own) for own in parts]
+            weights = [sum(factor / scale * own.share(self._rule) for factor, own in part) for part in parts]
+            return weights, [own for part in parts for _, own in part if own.total is not None]
         if self.measures_model:
             raise LCAError(_ANOTHER)
         weights = [loss.factor / scale for loss in self._losses]
         counts_labels = all(own.labels.share(self._rule) == 1 for loss in self._losses for own in loss.passes)
         if not counts_labels or abs(sum(weights) - 1) > summed(1.0, max(loss.eps for loss in self._losses)):
             raise LCAError(_UNKNOWN)
-        return weights
+        return weights, []
 
-    def _check_labels(self, found: Sequence[Labels]) -> None:
-        """Raise `LCAError` unless the trainer passes the number of these labels to the model, or none.
+    def _check_total(self, counted: Sequence[Labels], each: Sequence[Sequence[float]]) -> None:
+        """Raise `LCAError` unless the trainer passes the number of these labels, here or on all processes.
 
-        Batches that are left over at the end of an epoch may be part of the next update, with their number.
+        Batches that are left over at the end of an epoch may be part of the next update, with their number;
+        it is recognised on a single process.
         """
-        for total in {labels.total for labels in found if labels.total is not None}:
-            counted = [labels.numbers for labels in found if labels.total == total]
-            if self._rule is None or total not in [sum(own) for own in zip(*counted, strict=True)]:
-                raise LCAError(_UNKNOWN)
+        for total in {own.total for own in counted}:
+            here = _numbers([own for own in counted if own.total == total])
+            if self._rule is None or total not in [*here, *map(sum, zip(*each, strict=True))]:
+                raise LCAError(_UNKNOWN if len(each) == processes() else _ALONE)
 
     def _halves(self, *known: Any) -> tuple[MicroBatch, ...]:
         try:
@@ -139,10 +162,20 @@ _MEASURED = "an estimator that requires no gradient of training (lca.estimators.
 _UNKNOWN = (
     "the weights of the accumulated batches and the scale of their gradients are unknown: the loss is "
     "neither the mean over the labels that the model receives nor their sum divided by num_items_in_batch "
-    "(several terms, or several processes), or it is computed outside the model, and the Trainer does not "
-    "divide it by the number of batches, or num_items_in_batch may count other labels. If it is a mean, set "
-    "model.accepts_loss_kwargs = False before the Trainer is made, which then divides it (but not that of "
-    f"compute_loss_func), or use {_MEASURED}."
+    "(several terms), or it is computed outside the model, and the Trainer does not divide it by the number "
+    "of batches, or num_items_in_batch may count other labels. If it is a mean, set model.accepts_loss_kwargs "
+    "= False before the Trainer is made, which then divides it (but not that of compute_loss_func), or use "
+    f"{_MEASURED}."
+)
+_ALONE = (
+    "the scale of the gradients is unknown: num_items_in_batch counts labels of all processes, and this one "
+    "measures alone. Let the processes share the measurement (omit process_group=None, and add the callback "
+    "on each of them), set TrainingArguments(average_tokens_across_devices=False), or use "
+    f"{_MEASURED}."
+)
+_UNEQUAL = (
+    "the processes have taken the gradients of different numbers of batches for one update; let each take as "
+    f"many (dataloader_drop_last=True), or use {_MEASURED}."
 )
 _ANOTHER = (
     "training takes the gradient of another loss than the model's own, which is measured: compute_loss is "
@@ -155,6 +188,11 @@ _UNSEEN = (
     "the loss of which training takes the gradient is unknown, as the Trainer has computed it otherwise than "
     f"by its method compute_loss; compute it there, or use {_MEASURED}."
 )
+
+
+def _numbers(counted: Sequence[Labels]) -> Sequence[float]:
+    """How many labels count, all and without the first of each row."""
+    return [sum(own.numbers[which] for own in counted if own.numbers) for which in range(2)]
 
 
 class _Counting:
@@ -178,7 +216,8 @@ class _TrainerTracker(Tracker):
         "loop of your own, or an estimator that requires no batch (lca.estimators.CrossFit)",
         "micro_batches": "accumulate the gradients of several batches with "
         "TrainingArguments(gradient_accumulation_steps=2); the last update of an epoch has those that are "
-        "left over, which may be one",
+        "left over, which may be one. On several ranks, call callback.tracker.ranks() in on_train_begin of a "
+        "further callback",
         "halves": "train without gradient accumulation, on batches of at least two examples and with one "
         "forward pass for each",
         "update_slope": "train with SGD, Adam, AdamW or RMSprop",
@@ -272,7 +311,9 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     (`lca.estimators.CrossFit`). Their weights are the numbers of labels that count where the model divides
     by ``num_items_in_batch``, and equal where it takes the mean; the gradient is that of the mean over these
     labels, also where the trainer counts others (GPT-2), sums the means of the batches (BERT), or trains a
-    multiple of the loss. Where the loss of the model is neither, such estimators stop at the first update.
+    multiple of the loss. Where the loss of the model is neither, such estimators stop at the first update. On
+    several processes, the micro-batches are their batches if ``on_train_begin`` of a further callback calls
+    ``callback.tracker.ranks()`` (`Tracker.ranks`).
 
     They also stop at an update for which the trainer computes another loss than the model's own, while that
     is measured (``compute_loss_func``, label smoothing, or a ``compute_loss`` of your own with weights of

@@ -27,7 +27,8 @@ class _LightningTracker(Tracker):
 
     _advice = {
         "micro_batches": "accumulate the gradients of several batches with "
-        "Trainer(accumulate_grad_batches=2)",
+        "Trainer(accumulate_grad_batches=2), or on several ranks call callback.tracker.ranks() in "
+        "on_train_start",
         "halves": "train without accumulate_grad_batches, on batches of at least two examples",
         "scores": "call callback.tracker.scores(index, outputs, labels) in every training_step, or give the "
         "estimator refresh=n",
@@ -60,7 +61,9 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     (`lca.estimators.CrossFit`). An update from fewer batches, such as those left over at the end of an epoch,
     has the gradient of their mean loss, although Lightning divides by ``accumulate_grad_batches``; it lacks
     micro-batches, so that `CrossFit` skips it and the step before it: let an epoch have a multiple of them. A
-    batch for which ``training_step`` returns ``None`` is passed over.
+    batch for which ``training_step`` returns ``None`` is passed over. On several ranks (``strategy="ddp"``),
+    the micro-batches are the batches of the ranks if ``on_train_start`` of the module calls
+    ``callback.tracker.ranks()`` (`Tracker.ranks`).
     Scores of single examples come from the module itself, which calls ``scores`` of the tracker.
 
     Raises

@@ -29,13 +29,13 @@ SAID = {
     "rank_0_is_late": [("LCAError", "rank 0 did not take part in the loss within 3 s")] * 3,
     "view_fails": [("OSError", "no space left on device")]
     + [("LCAError", "rank 0 measures no more: OSError: no space left on device")] * 2,
-    "slow_rank": [("LCAError", "rank 1 did not take part in loss and gradient within 3 s")] * 3,
+    "fewer_batches": [("LCAError", "rank 1 did not take part in the gradients of the ranks within 3 s")] * 3,
     "other_schedule": [("LCAError", "100.000% of the steps on rank 0, 50.000% of the steps on rank 1")] * 3,
     "ends_early": [("LCAError", "rank 2 measures no more: its tracker is closed")] * 2
     + [("LookupError", "3 steps")],
 }
 """By scene what each rank says: the class of the error, and a part of its message."""
-LATE = {"only_on_rank_0", "rank_0_is_late", "slow_rank"}
+LATE = {"only_on_rank_0", "rank_0_is_late", "fewer_batches"}
 
 
 @pytest.fixture(scope="module")

@@ -49,11 +49,11 @@ def test_two_ranks_allocate_what_two_halves_do(ranks, name):
     assert (np.abs(first - expected) <= tolerances.allocation(scale, 16 * EPS64)).all()
 
 
-def test_a_rank_must_not_stop_measuring_by_itself():
-    model, optimizer, objective = made("adam")
-    with Tracker(model, optimizer, objective, CrossFit(2)) as tracker, pytest.raises(LCAError) as caught:
-        tracker.ranks()
-    assert "on_error='raise'" in str(caught.value)
+def test_accumulated_gradients_of_a_rank_are_none_of_micro_batches(ranks):
+    for rank in range(2):
+        said = (ranks / f"refused.{rank}.txt").read_text()
+        assert "others have left something else there, such as the mean over the ranks" in said
+        assert "Call tracker.ranks()" in said
 
 
 def test_without_a_process_group_it_says_what_to_do():

@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+from lca.estimators import CrossFit
 from lca_torch import Objective, Tracker
 from lca_torch._kinds import is_sharded
 from tests.lca_torch.networks import Y, mlp
@@ -42,15 +43,28 @@ class WithLoss(torch.nn.Module):
         return {"loss": cross_entropy(self.net(x), labels)}
 
 
+class WithTokenLoss(WithLoss):
+    """A model that divides by the number of labels in all batches of an update, if it is told that number."""
+
+    accepts_loss_kwargs = True
+
+    def forward(self, x, labels, num_items_in_batch=None):
+        number = count({"labels": labels}) if num_items_in_batch is None else num_items_in_batch
+        return {"loss": cross_entropy(self.net(x), labels, reduction="sum") / number, "logits": self.net(x)}
+
+
+def count(batch):
+    return (batch["labels"] >= 0).sum()
+
+
 def objective(net):
     return Objective(net, cross_entropy, DATA, batch_size=4)
 
 
-def trainer():
-    """`transformers.Trainer` with batches of 12 examples of all ranks together."""
+def trained(model, examples, callback, **options):
+    """What the callback sees of `transformers.Trainer` with batches of 12 examples of all ranks together."""
     arguments = TrainingArguments(
         output_dir=sys.argv[1],
-        per_device_train_batch_size=12 // world()[0],
         num_train_epochs=STEPS,
         learning_rate=0.2,
         optim="sgd",
@@ -59,10 +73,39 @@ def trainer():
         disable_tqdm=True,
         save_strategy="no",
         seed=3,
+        **options,
     )
-    callback = TrainerCallback(lambda model: objective(model.net), views=Values, on_error="raise")
-    Trainer(WithLoss(), arguments, train_dataset=EXAMPLES, callbacks=[callback]).train()
+    Trainer(model, arguments, train_dataset=examples, callbacks=[callback]).train()
     return np.array(callback.views["train"].rows)
+
+
+def trainer():
+    callback = TrainerCallback(lambda model: objective(model.net), views=Values, on_error="raise")
+    return trained(WithLoss(), EXAMPLES, callback, per_device_train_batch_size=12 // world()[0])
+
+
+class RanksCallback(TrainerCallback):
+    """The batches of the ranks are micro-batches."""
+
+    def on_train_begin(self, *args, **options):
+        super().on_train_begin(*args, **options)
+        if world()[0] > 1:
+            self.tracker.ranks()
+
+
+def tokens():
+    """Two micro-batches with different numbers of labels, of one rank or of two."""
+    labels = Y[:12].masked_fill(torch.arange(12) % 5 < 2, -100)
+    data = {"x": DATA[0][:12], "labels": labels}
+    callback = RanksCallback(
+        lambda model: Objective(model, None, data, batch_size=6, batch_weight=count),
+        CrossFit(2),
+        views=Values,
+        on_error="raise",
+    )
+    examples = [{name: column[i] for name, column in data.items()} for i in range(12)]
+    sizes = {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2 // world()[0]}
+    return trained(WithTokenLoss(), examples, callback, **sizes)
 
 
 def accelerated(plugin=None):
@@ -90,7 +133,7 @@ def sharded():
     return accelerated(FullyShardedDataParallelPlugin(fsdp_version=2) if world()[0] > 1 else None)
 
 
-CASES = [trainer, accelerated, sharded]
+CASES = [trainer, tokens, accelerated, sharded]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from lca.errors import LCAError
 from lca.estimators import CrossFit
 from lca_torch import Objective, Tracker
 from tests.lca_torch.networks import X, Y, mlp
@@ -22,6 +23,7 @@ OPTIMIZERS = {
     "clipped": lambda p: torch.optim.SGD(p, lr=0.1),
     "skipped": lambda p: torch.optim.SGD(p, lr=0.1),
     "skipped, zeros": lambda p: torch.optim.SGD(p, lr=0.1),
+    "accumulated": lambda p: torch.optim.SGD(p, lr=0.1),
 }
 
 
@@ -53,12 +55,35 @@ def clip(name, model):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
 
 
+def accumulate(parallel, x, y):
+    """Take the gradient in two passes, of which only the second is reduced over the ranks."""
+    with parallel.no_sync():
+        (cross_entropy(parallel(x[::2]), y[::2]) / 2).backward()
+    (cross_entropy(parallel(x[1::2]), y[1::2]) / 2).backward()
+
+
+def refused(rank):
+    """What is said if the gradients of a rank that accumulates are taken for those of micro-batches."""
+    model, optimizer, objective = made("adam")
+    parallel = DistributedDataParallel(model)
+    with Tracker(model, optimizer, objective, CrossFit(2), on_error="raise") as tracker:
+        x, y = batch(0)
+        pieces = tracker.batches([(x[rank::4], y[rank::4]), (x[rank + 2 :: 4], y[rank + 2 :: 4])])
+        with parallel.no_sync():
+            (cross_entropy(parallel(next(pieces)[0]), y[rank::4]) / 2).backward()
+        (cross_entropy(parallel(next(pieces)[0]), y[rank + 2 :: 4]) / 2).backward()
+        try:
+            optimizer.step()
+        except LCAError as error:
+            return str(error)
+    return ""
+
+
 def ranked(rank, name):
     """What rank ``rank`` allocates."""
     model, optimizer, objective = made(name)
     parallel = DistributedDataParallel(model)
-    tracker = Tracker(model, optimizer, objective, CrossFit(2), views=Values, on_error="raise")
-    with tracker:
+    with Tracker(model, optimizer, objective, CrossFit(2), views=Values, on_error="raise") as tracker:
         tracker.ranks()
         for step in range(STEPS):
             x, y = (part[HALF * rank : HALF * (rank + 1)] for part in batch(step))
@@ -66,7 +91,10 @@ def ranked(rank, name):
             if name.startswith("skipped"):  # as a GradScaler does when gradients overflow
                 (torch.inf * cross_entropy(parallel(x), y)).backward()
                 optimizer.zero_grad(set_to_none=name == "skipped")
-            cross_entropy(parallel(x), y).backward()
+            if name == "accumulated":
+                accumulate(parallel, x, y)
+            else:
+                cross_entropy(parallel(x), y).backward()
             clip(name, model)
             optimizer.step()
     assert all(not parameter._backward_hooks for parameter in model.parameters())
@@ -78,6 +106,7 @@ def main(folder):
     rank = world()[1]
     for name in OPTIMIZERS:
         np.save(Path(folder) / f"{name}.{rank}.npy", ranked(rank, name))
+    (Path(folder) / f"refused.{rank}.txt").write_text(refused(rank))
     end()
 
 
