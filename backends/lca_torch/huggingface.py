@@ -163,9 +163,9 @@ _UNKNOWN = (
     "the weights of the accumulated batches and the scale of their gradients are unknown: the loss is "
     "neither the mean over the labels that the model receives nor their sum divided by num_items_in_batch "
     "(several terms), or it is computed outside the model, and the Trainer does not divide it by the number "
-    "of batches, or num_items_in_batch may count other labels. If it is a mean, set model.accepts_loss_kwargs "
-    "= False before the Trainer is made, which then divides it (but not that of compute_loss_func), or use "
-    f"{_MEASURED}."
+    "of batches, or num_items_in_batch may count other labels. If it is a mean, set "
+    "model.accepts_loss_kwargs = False before the Trainer is made, which then divides it (but not that of "
+    f"compute_loss_func), or use {_MEASURED}."
 )
 _ALONE = (
     "the scale of the gradients is unknown: num_items_in_batch counts labels of all processes, and this one "
