@@ -142,7 +142,8 @@ class SampledPathIntegral:
     def cost(self) -> Cost:
         """A sample for each new node of a step, and forward passes of ``refresh=n``.
 
-        One more where the state moves. With ``refine`` that of a long run whose steps are all small: one node a step, and rare audits.
+        One more where the state moves. With ``refine`` that of a long run whose steps are all small: one node
+        a step, and rare audits.
         """
         audits = 0.0 if self.refine is None else self.audit_examples / LONGEST
         return Cost(

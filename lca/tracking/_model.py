@@ -241,6 +241,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         for name, objective in objectives.items():
             for own in leaves(objective):
                 _check_same_model(name, own, self._parameters_of(own), named)
+        self._session.state_moves.left_out = named.keys() - set(layout.names)
         parameters = [named[name] for name in layout.names]
         owned = {id(parameter) for parameter in self._owned()}
         if owned and not any(id(parameter) in owned for parameter in parameters):

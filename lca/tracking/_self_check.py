@@ -20,6 +20,7 @@ from lca.step import Step
 from lca.tolerances import EPS32, conservation
 from lca.tracking._causes import likely_causes
 from lca.tracking._options import CheckEvery
+from lca.tracking._state_moves import moves_state
 from lca.views._rows import Rows
 
 Losses = dict[str, np.ndarray]
@@ -99,7 +100,7 @@ class SelfCheck:
             return
         if not self._continues(step):
             self._drop()
-        elif _moves_state(step) and self._last is not None:
+        elif moves_state(step) and self._last is not None:
             self.end(self._last.theta)
         if self._start is None and self._due:
             self._begin(self._measured(step.start, _state_of(step)))
@@ -111,7 +112,7 @@ class SelfCheck:
             self._held += 1
             for name in rows.keys() & self._start.keys():
                 self._accounts.setdefault(name, _Account(name, self._estimator)).add(rows[name])
-            if _moves_state(step):
+            if moves_state(step):
                 self._close(step.end, _state_of(step))
                 self._count_short()
             elif self._due:
@@ -248,11 +249,6 @@ def _state_before(step: Step) -> State | None:
 def _state_of(step: Step) -> State | None:
     """The state in which a step is allocated."""
     return step.state[0] if step.state else None
-
-
-def _moves_state(step: Step) -> bool:
-    """Whether the state moves in a step, or did since the step before."""
-    return step.previous_state is not None or (step.state is not None and step.state[0] is not step.state[1])
 
 
 @dataclass(frozen=True, eq=False)
