@@ -279,6 +279,10 @@ class Session:
         for objective in self._checked:
             objective.check()
 
+    def note_cause(self, cause: str) -> None:
+        """Remember what makes the allocations of this loop wrong, for the warning of the self-check."""
+        self._check.seen[cause] = None
+
     def note_irregular(self, update: int, what: str) -> None:
         """Remember what the update of this index did that others do not; empty if it is like others."""
         self._irregular = {update - 1: self._irregular.get(update - 1, ""), update: what}
