@@ -242,7 +242,8 @@ class Tracker(ModelTracker[Loop]):
         for name, module in self._model.named_modules():
             own = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
             inner = isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0
-            if module.training and (own or inner):
+            noise = getattr(module, "neftune_noise_alpha", None)  # as Hugging Face's Trainer sets it
+            if module.training and (own or inner or noise):
                 yield name or type(module).__name__
 
     def _frozen_statistics(self) -> Iterator[str]:
