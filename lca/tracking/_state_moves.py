@@ -36,8 +36,8 @@ class StateMoves:
         assert step.state is not None
         self.steps += 1
         before, after = step.previous_state or step.state[0], step.state[1]
-        known = before.keys() & after.keys() & set(self.left_out)
-        moved = sorted(name for name in known if not same(before[name], after[name]))
+        known = sorted(before.keys() & after.keys() & set(self.left_out))
+        moved = [name for name in known if not same(before[name], after[name])]
         if moved:
             self.left_out = ()  # told once
             more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
