@@ -159,7 +159,8 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
 
         Of a sampled estimator, whose steps have no residual, that is the sum over the steps that the
         self-check covers, with its 95 % interval if there are error bars, and the measured change of the loss
-        over them, on all data or on ``check_examples=`` of them. Losses of classes, and terms of a `lca.Sum`,
+        over them, on all data or on ``check_examples=`` of them, without what a state that moved has done.
+        Losses of classes, and terms of a `lca.Sum`,
         follow the losses. The helping percentages are those of the first loss.
 
         Parameters
@@ -204,6 +205,9 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         examples = [n for of_loss in self.values() if (n := of_loss.get("checked_examples"))]
         if examples:
             caption += f" The change of the loss is that of {examples[0]:,} examples."
+        state = max(of_loss.get("state_moved_steps", 0) for of_loss in self.values())
+        if state:
+            caption += f" In {state:,} of them the state moved; what that changed is in no row."
         if "tied" in first:
             caption += f" Tied, each one tensor under its first name: {_in_words(first['tied'])}."
         return Table(columns, caption)

@@ -12,6 +12,7 @@ from lca import (
     MIDPOINT,
     SIMPSON,
     Adaptive,
+    Cost,
     PathIntegral,
     Scaled,
     Step,
@@ -20,10 +21,12 @@ from lca import (
     tolerances,
 )
 from lca._state import same_state
+from lca.estimators import ControlVariate, NextBatch, SampledPathIntegral
 from lca.layout import Layout
 from lca.objective import at_state, leaves, state_of
 from lca.reference import L2Penalty
 from lca.testing._instruments import CountingObjective
+from lca.testing._replicated import measured_by
 from lca.testing.strategies import seeds
 
 LAYOUT = Layout(("w",), ((3,),))
@@ -106,6 +109,24 @@ def test_an_end_in_another_state_is_not_reused():
     a, b = allocate(Shifted(np.zeros(3)), [first, second], PathIntegral())
     assert b.loss_start == Shifted(np.ones(3)).loss(points[1])
     assert b.loss_start != a.loss_end
+
+
+@pytest.mark.parametrize("wrap", [lambda probe: probe, ControlVariate], ids=["samples", "control variate"])
+def test_a_sample_serves_both_of_its_steps_only_in_one_state(wrap):
+    points, (ones, twos) = (
+        np.random.default_rng(0).normal(size=(4, 3)),
+        ({"b": np.full(3, b)} for b in (1.0, 2.0)),
+    )
+    states = [(ones, ones), (ones, twos), (twos, twos)]
+    steps = [Step(points[t], points[t + 1], t, state=state) for t, state in enumerate(states)]
+    measured = measured_by(NextBatch(), Shifted(np.zeros(3)))
+    found = list(allocate(measured, steps, wrap(SampledPathIntegral(size=4, micro_batches=2))))
+    for a, step in zip(found, steps, strict=True):
+        [exact] = allocate(Shifted(np.zeros(3)), [step], PathIntegral())
+        assert np.abs(a.values - exact.values).max() <= tolerances.allocation(exact.mass, tolerances.EPS64)
+    assert [a.start_cost != Cost() for a in found] == [True, False, True]
+    shared = [found[t].replicates.keys() & found[t + 1].replicates.keys() for t in range(2)]
+    assert shared == [{1.0}, set()]
 
 
 def test_a_state_that_another_object_holds_is_measured_again():

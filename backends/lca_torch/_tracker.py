@@ -98,8 +98,8 @@ class Tracker(ModelTracker[Loop]):
     _types = nn.Module, torch.optim.Optimizer
     _type_names = "torch.nn.Module", "torch.optim.Optimizer"
     _advice = {
-        "batch": f"loop over tracker.batches(loader), {_NOT_AHEAD}, and call tracker.begin_batch(batch) "
-        "before each further update from the same batch",
+        "batch": f"loop over tracker.batches(loader), {_NOT_AHEAD}, and make one update from each batch: "
+        "call tracker.begin_batch(batch) before a further one, which the batch that caused it then judges",
         "gradient": "make each update from as many batches of tracker.batches(loader) as the others, "
         f"{_NOT_AHEAD}",
         "micro_batches": "loop over tracker.micro_batches(batch, M) before each update, or over several "
@@ -108,8 +108,8 @@ class Tracker(ModelTracker[Loop]):
         "first takes them from the loader itself and calls tracker.begin_batch(batch, weight=...) before the "
         "backward pass of each",
         "halves": f"loop over tracker.batches(loader), {_NOT_AHEAD}, one batch with at least two examples to "
-        "an update; call tracker.begin_batch(batch) before each further update from the same batch; with "
-        "gradient accumulation use CrossFit(micro_batches=M) without own_pass",
+        "an update, and one update from each; with gradient accumulation use CrossFit(micro_batches=M) "
+        "without own_pass",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }
@@ -251,7 +251,8 @@ class Tracker(ModelTracker[Loop]):
         for name, module in self._model.named_modules():
             own = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
             inner = isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0
-            if module.training and (own or inner):
+            noise = getattr(module, "neftune_noise_alpha", None)  # as Hugging Face's Trainer sets it
+            if module.training and (own or inner or noise):
                 yield name or type(module).__name__
 
     def _frozen_statistics(self) -> Iterator[str]:

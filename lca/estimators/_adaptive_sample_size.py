@@ -208,7 +208,8 @@ def _in_examples(cost: Cost, n: int) -> float:
 class _Spending:
     """One run at a given cost.
 
-    With ``refine`` the samples in a step depend on the steps: their size then follows what those before cost.
+    The samples in a step may depend on the steps: with ``refine``, and where a step does not begin where, or
+    in the state in which, the one before ended. Their size then follows what the steps before cost.
     """
 
     def __init__(self, target: float, run: SampledRun, cost: Cost, n: int) -> None:
@@ -216,14 +217,16 @@ class _Spending:
         self._for_samples = target - _in_examples(replace(cost, examples=0.0), n)
         self._spent, self._steps = 0.0, 0
         self._drawn, self._sizes = 0.0, 0  # sums over all steps
+        self._follows = run.probe.refine is not None
 
     def __call__(self, step: Step) -> StepAllocation:
-        if self._drawn and self._run.probe.refine is not None:
+        if self._drawn and self._follows:
             m = self._run.probe.micro_batches
             self._run.size = max(int(self._for_samples * self._sizes / self._drawn / m), 1) * m
         self._sizes += self._run.size
         a = self._run(step)
         self._drawn += a.cost.examples
+        self._follows |= self._steps > 0 and a.start_cost != Cost()
         self._spent += _in_examples(a.cost, self._n)
         self._steps += 1
         spent = self._spent / self._steps

@@ -140,7 +140,7 @@ class Path:
         check_step(self.objective.layout, step)
         last, self._end = self._end, None
         known = last if last is not None and last.is_start_of(step) else None
-        objective = at_state(self.objective, step.state[0] if step.state else None)
+        objective = at_state(self.objective, _states(step)[0])
         trained = differentiated_by(objective)
         moved = self._moved.beyond(trained & known.names if known else trained, step)
         if known is not None and not moved <= known.names:
@@ -159,10 +159,12 @@ class Path:
             gradients=gradients,
         )
 
-    def arrived(self, step: Step, evaluation: Evaluation, names: frozenset[str]) -> None:
-        """Keep the evaluation at the end of a step, which differentiated ``names``, for the next one."""
+    def arrived(self, step: Step, state: State | None, evaluation: Evaluation, names: frozenset[str]) -> None:
+        """Keep the evaluation at the end of a step, in ``state``, for the next one.
+
+        It has differentiated ``names``.
+        """
         if self._reuse_ends:
-            state = step.state[1] if step.state else None
             snapshot = array_ops(step.end).snapshot(step.end)
             self._end = _End(snapshot, state, step.index + 1, evaluation, names)
 
@@ -211,7 +213,7 @@ class Moved:
 
 @dataclass(frozen=True, eq=False)
 class _End:
-    """The end of the last step (a snapshot of θ, the state of the model), and the evaluation there.
+    """The end of the last step: a snapshot of θ, and the evaluation there with the state that it is in.
 
     ``names`` are the tensors that were differentiated.
     """
@@ -223,8 +225,12 @@ class _End:
     names: frozenset[str]
 
     def is_start_of(self, step: Step) -> bool:
-        state = step.state[0] if step.state else None
-        return self.state is state and array_ops(step.start).unchanged(self.theta, step.start)
+        return self.state is _states(step)[0] and array_ops(step.start).unchanged(self.theta, step.start)
+
+
+def _states(step: Step) -> tuple[State | None, State | None]:
+    """The states before and after the update."""
+    return step.state or (None, None)
 
 
 class Segment:
@@ -237,7 +243,8 @@ class Segment:
 
     Points are evaluated in the state that the step began in, ``start`` and ``end`` when they are first asked
     for. ``arrival`` is the end in the state that the step ended in: the same as ``end`` if nothing but the
-    parameters moved, and for sampled gradients, which serve both steps that meet there.
+    parameters moved. Sampled gradients have no loss that would need it; where the state moved, the next step
+    has a sample of its own at its start.
 
     Parameters
     ----------
@@ -291,13 +298,13 @@ class Segment:
     @property
     def state_moved(self) -> bool:
         """Whether something that the loss depends on moved besides θ."""
-        before, after = self.step.state or (None, None)
+        before, after = _states(self.step)
         return after is not before
 
     @cached_property
     def objective(self) -> Objective:
         """The measured loss of this step; made when first read, as training gradients need none."""
-        return self._in_state(self.step.state[0] if self.step.state else None)
+        return self._in_state(_states(self.step)[0])
 
     @cached_property
     def start(self) -> Evaluation:
@@ -313,13 +320,12 @@ class Segment:
     @cached_property
     def end(self) -> Evaluation:
         """At θ_{t+1}. Also evaluates ``arrival``."""
-        end = self._evaluate(1.0, gradient=self._gradients)
-        if self.step.state and self.state_moved and not self.sampled:
-            after = self._in_state(self.step.state[1])
-            self.arrival = self._evaluate(1.0, gradient=self._gradients, objective=after)
-        else:
-            self.arrival = end
-        self._path.arrived(self.step, self.arrival, self.names)
+        self.arrival = end = self._evaluate(1.0, gradient=self._gradients)
+        before, after = _states(self.step)
+        if self.state_moved and not self.sampled:
+            there = self._in_state(after)
+            self.arrival = self._evaluate(1.0, gradient=self._gradients, objective=there)
+        self._path.arrived(self.step, before if self.sampled else after, self.arrival, self.names)
         return end
 
     def at(self, s: float) -> Evaluation:

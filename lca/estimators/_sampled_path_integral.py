@@ -34,6 +34,9 @@ class SampledPathIntegral:
     serves both steps that meet there. Unbiased up to the rule's degree, for any optimizer and any order of
     the training batches.
 
+    Where the state moved between two steps (`Step.state`: running statistics, spectral norms), each of
+    them is measured in its own, and the second one takes a sample of its own at its start, too.
+
     Parameters
     ----------
     rule
@@ -139,7 +142,8 @@ class SampledPathIntegral:
     def cost(self) -> Cost:
         """A sample for each new node of a step, and forward passes of ``refresh=n``.
 
-        With ``refine`` that of a long run whose steps are all small: one node a step, and rare audits.
+        One more where the state moves. With ``refine`` that of a long run whose steps are all small: one node
+        a step, and rare audits.
         """
         audits = 0.0 if self.refine is None else self.audit_examples / LONGEST
         return Cost(

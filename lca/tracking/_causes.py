@@ -1,5 +1,7 @@
 """Why the allocations of an estimator may not sum to the loss change: advice that is not taken yet."""
 
+from collections.abc import Sequence
+
 from lca.allocation import Estimator
 from lca.estimators import (
     AdaptiveSampleSize,
@@ -26,7 +28,23 @@ OTHER_LOSS = (
 OTHER_GRADIENTS = "the loop changes gradients in a way that the estimator does not know"
 
 
-def likely_causes(estimator: Estimator | None, total: float, change: float) -> list[str]:
+SAME_BATCH = (
+    "several updates are made from one batch, so that a step is judged by the batch that has caused it: make "
+    "one update from each batch, or use SampledPathIntegral"
+)
+
+
+def other_size(measured: int, trained: int) -> str:
+    """The cause that a loss which depends on the size of its batches is measured with another one."""
+    return (
+        f"the loss depends on the size of its batches, which is {measured} where it is measured and "
+        f"{trained} in training: make the objective with batch_size={trained}"
+    )
+
+
+def likely_causes(
+    estimator: Estimator | None, total: float, change: float, seen: Sequence[str] = ()
+) -> list[str]:
     """The likely causes, the most telling one first, each with what to do about it.
 
     Parameters
@@ -35,6 +53,8 @@ def likely_causes(estimator: Estimator | None, total: float, change: float) -> l
         With its settings, which leave out the advice that they have taken.
     total, change
         The sum of the allocations, and the loss change that was measured.
+    seen
+        The causes that the tracker has seen in the loop.
 
     Examples
     --------
@@ -50,7 +70,7 @@ loss of each accumulated batch by their number'
     training = estimator is not None and estimator.target == "batch"
     factor = _of_a_factor(total, change) if training else []
     common = [OTHER_DATA, OTHER_LOSS, OTHER_GRADIENTS] if training else []
-    return [*factor, *_of_batches(estimator), *common]
+    return [*seen, *factor, *_of_batches(estimator), *common]
 
 
 def _of_a_factor(total: float, change: float) -> list[str]:

@@ -1,7 +1,7 @@
 """`Clipping`: whether a factor between two gradients is that of clipping by norm; and the factor."""
 
 from collections.abc import Sequence
-from math import floor, log10
+from math import floor, isfinite, log10
 
 from lca._micro_batches import mean_without
 from lca.arrays import Vector, array_ops
@@ -77,6 +77,13 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
     """
     ops = array_ops(gradient)
     square = ops.total(total * total)
+    if not isfinite(square):
+        raise LCAError(
+            "a backward pass of this update gave a gradient with NaN, Inf or numbers too large to square, "
+            "and the loop replaced them before the update (as with nan_to_num_). Make no update where the "
+            "loss or its gradient is not finite, or use an estimator that requires no gradient of training "
+            "(lca.estimators.SampledPathIntegral)."
+        )
     factor = ops.total(total * gradient) / square if square else 1.0
     rest = gradient - factor * total
     if not ops.total(rest * rest) ** 0.5 <= summed(ops.total(gradient * gradient) ** 0.5, ops.eps(gradient)):

@@ -17,6 +17,7 @@ from lca.tolerances import rebatched, summed
 from lca.tracking._accumulation import Accumulation
 from lca.tracking._clipping import Clipping, clipped_without, multiple_of
 from lca.tracking._scores import check_classes, check_logits
+from lca.tracking._seen_batches import SeenBatches
 from lca.tracking._splitting import IGNORED, cuts_of, fractions_of, of_one_size
 
 GRADIENT_FIELDS = frozenset({"gradient", "micro_batches", "halves", "update_slope"})
@@ -52,6 +53,8 @@ class LoopContext(ABC):
         Takes the gradient of the measured loss on a batch, at the parameters as they are.
     weight_of
         How much a batch counts in the measured loss; ``None``: by its number of examples.
+    seen
+        How often updates are made from the batch of the update before.
     of_all
         The numbers of every process that shares the measuring, from those of this one.
     """
@@ -62,9 +65,12 @@ class LoopContext(ABC):
         self.irregular = ""
         self.gradient_on: Callable[[Batch], Vector] | None = None
         self.weight_of: Callable[[Batch], float] | None = None
+        self.seen = SeenBatches(self._version_of)
         self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
         # Of the update under way:
         self._batches: list[Batch] = []
+        self._begun = False  # whether the loop has begun with a batch
+        self._parts = 1  # micro-batches of each batch
         self._marks: list[tuple[float, Any]] = []  # weight and gradient of each micro-batch
         self._scores: list[ExampleScores] = []
         self._weight: float | None = None  # of the micro-batch under way
@@ -92,6 +98,7 @@ class LoopContext(ABC):
             raise LCAError(f"the weight of a batch is a number ≥ 0, got {weight!r}.")
         self._end_micro_batch()
         self._batches += [batch] if len(batch) > 1 else batch
+        self._begun = True
         self._told &= weight is not None
         self._weightless |= weight == 0
         self._begin_micro_batch(1.0 if weight is None else float(weight))
@@ -113,6 +120,7 @@ class LoopContext(ABC):
             self.begin_batch(batch)
         whole = 1.0 if self._weight is None else self._weight
         cuts = cuts_of(total, n)
+        self._parts = len(cuts)
         pieces = [self._rows(batch, *cut) for cut in cuts]
         parts = fractions_of(pieces, [stop - start for start, stop in cuts], weight, self.weight_of)
         self._weightless |= not all(parts)
@@ -153,12 +161,22 @@ class LoopContext(ABC):
                 np.concatenate([scores.index for scores in self._scores]),
                 np.concatenate([scores.values for scores in self._scores]),
             )
+        if self._batches or ("gradient" in found and not self._begun):
+            self.seen.add(self._batches)
         return found
+
+    def examples(self) -> tuple[int, int]:
+        """Of the coming update, the number of examples, and that in its largest micro-batch; 0 if unknown."""
+        try:
+            counts = list(map(self._count_examples, self._batches))
+        except LCAError:
+            counts = []
+        return sum(counts), -(-max(counts, default=0) // self._parts)
 
     def clear(self) -> None:
         """The update has been made, or will not be made; the next one begins."""
         self._batches, self._marks, self._scores, self._weight = [], [], [], None
-        self._told, self._weightless = True, False
+        self._told, self._weightless, self._begun, self._parts = True, False, False, 1
 
     def _begin_micro_batch(self, weight: float) -> None:
         self._weight = weight
@@ -342,6 +360,10 @@ class LoopContext(ABC):
     def _rows(self, batch: Batch, start: int, stop: int) -> Batch:
         """The examples from ``start`` to ``stop``; a view where possible."""
         return take(batch, slice(start, stop))
+
+    def _version_of(self, leaf: Any) -> int:
+        """A number that changes when something is written into a tensor of a batch."""
+        return 0
 
     @abstractmethod
     def _joined(self, batches: Sequence[Batch]) -> Batch:

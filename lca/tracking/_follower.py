@@ -314,8 +314,10 @@ class RunFollower:
                     f" Step {index} is skipped, as are later steps like it (skipped_steps): the estimator "
                     "requires fields of an update that begins where the step ended."
                 )
+                span = self._session.span
+                apart = "steps" if span == 1 else f"the lines of span={span} with the numbers"
                 warnings.warn(
-                    f"parameters changed between steps {index} and {self.steps}, outside the updates that "
+                    f"parameters changed between {apart} {index} and {self.steps}, outside the updates that "
                     "are tracked; that part of the loss change is not allocated (see the attribute "
                     f"discontinuities).{'' if self._pending.step is None else skipped}",
                     LCAWarning,

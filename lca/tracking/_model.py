@@ -11,6 +11,7 @@ from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.frameworks import ModelObjective
 from lca.layout import check_same_layout
 from lca.objective import Batch, Objective, Sum, evaluate, leaves
+from lca.tracking._causes import SAME_BATCH, other_size
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca.tracking._epochs import EpochLength
 from lca.tracking._follower import LiveTheta
@@ -77,6 +78,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         self._weigh_as_measured(live)
         self._updates_seen = 0
         self._told: set[str] = set()
+        self._examples = self._largest = 0  # in an update, and in one of its micro-batches, as far as known
         if len(optimizers) > 1:  # which take turns, so that an epoch of updates is not one of batches
             self._epoch = EpochLength(None)
         self._follow(live, self._supply)
@@ -91,7 +93,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         Several batches to one update (gradient accumulation) are its micro-batches. A batch from which no
         gradient is taken is ignored. A gradient is taken for that of the batch that was yielded last, so do
         not read ahead of training: to prefetch, wrap the loader, and not this iterator. A loop that makes
-        several updates from one batch calls `begin_batch` before each but the first of them.
+        several updates from one batch calls `begin_batch` before each but the first of them; estimators that
+        judge a step by the batch of the next one are biased there, and a warning says so.
 
         Parameters
         ----------
@@ -188,8 +191,10 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     def _supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         """The step fields of the coming update; the 1st, 2nd, 4th, ... time, warn of how it is trained."""
         self._updates_seen += 1
-        if self._updates_seen & (self._updates_seen - 1) == 0 and not GRADIENT_FIELDS.isdisjoint(fields):
-            self._warn_of_training()
+        if self._updates_seen & (self._updates_seen - 1) == 0:
+            if not GRADIENT_FIELDS.isdisjoint(fields):
+                self._warn_of_training()
+            self._look_at_batches()
         found = self._context.supply(fields)
         self._session.note_irregular(self.steps, self._context.irregular)
         return found
@@ -201,11 +206,40 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             (self._frozen_statistics, _STATISTICS),
             (self._gradient_hooks, _HOOKS),
         ):
-            if text not in self._told and (found := list(find())):
-                self._told.add(text)
-                names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-                name = type(self._session.estimator).__name__
-                warnings.warn(text.format(names=names, estimator=name) + _INSTEAD, LCAWarning, stacklevel=2)
+            if text not in self._told:
+                self._warn_once(text, list(find()))
+
+    def _warn_once(self, text: str, found: Sequence[str]) -> None:
+        """Warn of what was found, if anything was, and if there was no such warning before."""
+        if found and text not in self._told:
+            self._told.add(text)
+            names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+            name = type(self._session.estimator).__name__
+            warnings.warn(text.format(names=names, estimator=name) + _INSTEAD, LCAWarning, stacklevel=2)
+
+    def _look_at_batches(self) -> None:
+        """Note, for the self-check, batches of which several updates are made, or of another size."""
+        examples, largest = self._context.examples()
+        self._examples, self._largest = max(self._examples, examples), max(self._largest, largest)
+        own = next((own for own in leaves(self._session.objectives) if isinstance(own, ModelObjective)), None)
+        repeated, size = self._context.seen.repeated, None if own is None else own.batch_size
+        if repeated and self._judges_by_next and not self._trains_on_all(own):
+            self._session.note_cause(SAME_BATCH)
+            self._warn_once(_SAME_BATCH, [repeated])
+        if own is not None and size and self._largest not in (0, size) and not own.is_mean:
+            self._session.note_cause(other_size(size, self._largest))
+
+    @property
+    def _judges_by_next(self) -> bool:
+        """Whether the estimator judges a step by the batch of the next one."""
+        return any(field.startswith("next_") for field in self._session.required_fields)
+
+    def _trains_on_all(self, own: ModelObjective | None) -> bool:
+        """Whether each update is made from all examples that are measured, so that no batch is a sample."""
+        try:
+            return own is not None and 0 < own.n_examples <= self._examples
+        except LCAError:  # their number is not known
+            return False
 
     def _dropout(self) -> Iterable[str]:
         """The names of the layers of the model that drop units or add noise at random in training."""
@@ -241,6 +275,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         for name, objective in objectives.items():
             for own in leaves(objective):
                 _check_same_model(name, own, self._parameters_of(own), named)
+        self._session.state_moves.left_out = named.keys() - set(layout.names)
         parameters = [named[name] for name in layout.names]
         owned = {id(parameter) for parameter in self._owned()}
         if owned and not any(id(parameter) in owned for parameter in parameters):
@@ -346,6 +381,11 @@ _HOOKS = (
     "hooks see the gradients of training ({names}) and may alter them, and {estimator} allocates by these "
     "gradients: if they are altered, they are not those of the measured loss, and even the signs of layers "
     "may be wrong. If the hooks only read them, ignore this."
+)
+_SAME_BATCH = (
+    "{names} were made from the batch of the update before. {estimator} judges a step by the batch of the "
+    "next one, which has caused the step there: sums are tens of per cent too large, or more. Make one "
+    "update from each batch."
 )
 _INSTEAD = (
     " To allocate the measured loss use lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or "

@@ -1,7 +1,7 @@
 """`SelfCheck`: measures the loss now and then, and compares its change with the sum of the allocations."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import hypot, inf, isfinite, isnan, nan, sqrt
@@ -20,6 +20,7 @@ from lca.step import Step
 from lca.tolerances import EPS32, conservation
 from lca.tracking._causes import likely_causes
 from lca.tracking._options import CheckEvery
+from lca.tracking._state_moves import moves_state
 from lca.views._rows import Rows
 
 Losses = dict[str, np.ndarray]
@@ -67,6 +68,11 @@ class SelfCheck:
     ------
     LCAError
         If ``examples`` are given and an objective is not `lca.objective.Sampled`.
+
+    Attributes
+    ----------
+    seen
+        What the tracker has seen in the loop that makes allocations wrong, for the warning.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class SelfCheck:
         estimator: Estimator | None = None,
     ) -> None:
         self._every, self._estimator = every, estimator
+        self.seen: dict[str, None] = {}
         self._data = [_Data(name, own, examples) for name, own in objectives.items()]
         self._data_of: dict[str, _Data] = {}
         self._accounts: dict[str, _Account] = {}
@@ -99,7 +106,7 @@ class SelfCheck:
             return
         if not self._continues(step):
             self._drop()
-        elif _moves_state(step) and self._last is not None:
+        elif moves_state(step) and self._last is not None:
             self.end(self._last.theta)
         if self._start is None and self._due:
             self._begin(self._measured(step.start, _state_of(step)))
@@ -110,8 +117,8 @@ class SelfCheck:
         if self._start is not None:
             self._held += 1
             for name in rows.keys() & self._start.keys():
-                self._accounts.setdefault(name, _Account(name, self._estimator)).add(rows[name])
-            if _moves_state(step):
+                self._accounts.setdefault(name, _Account(name, self._likely)).add(rows[name])
+            if moves_state(step):
                 self._close(step.end, _state_of(step))
                 self._count_short()
             elif self._due:
@@ -177,6 +184,9 @@ class SelfCheck:
             }
             for name, windows in unwritten.items()
         }
+
+    def _likely(self, total: float, change: float) -> list[str]:
+        return likely_causes(self._estimator, total, change, list(self.seen))
 
     def _continues(self, step: Step) -> bool:
         """Whether a step begins where the last one ended."""
@@ -250,11 +260,6 @@ def _state_of(step: Step) -> State | None:
     return step.state[0] if step.state else None
 
 
-def _moves_state(step: Step) -> bool:
-    """Whether the state moves in a step, or did since the step before."""
-    return step.previous_state is not None or (step.state is not None and step.state[0] is not step.state[1])
-
-
 @dataclass(frozen=True, eq=False)
 class _Reached:
     """Where the last measured step ended: θ with a snapshot of it, and the state."""
@@ -323,8 +328,8 @@ class _Data:
 class _Account:
     """The checks of one measured loss; earlier ones are in a temporary file, as there may be one a step."""
 
-    def __init__(self, name: str, estimator: Estimator | None = None) -> None:
-        self._name, self._estimator = name, estimator
+    def __init__(self, name: str, likely: Callable[[float, float], list[str]] = lambda *_: []) -> None:
+        self._name, self._likely = name, likely
         self.rows = Rows(WINDOW)
         self.steps = 0  # in all windows
         self.unwritten: list[CheckedWindow] = []
@@ -390,7 +395,7 @@ class _Account:
     def _message(self, change: float, last: int) -> str:
         margin = self.margin
         known = "no error bars" if isnan(margin) else f"95 % interval of the sum ± {margin:.3g}"
-        causes = "; ".join(likely_causes(self._estimator, self._run.total, change))
+        causes = "; ".join(self._likely(self._run.total, change))
         return (
             f"the allocations of the loss {self._name!r} sum to {self._run.total:+.6g} over "
             f"{self.steps} steps up to step {last}, but the measured loss changed by "

@@ -52,6 +52,7 @@ from lca.tracking._options import (
 from lca.tracking._path_sums import PathDifference, PathSums
 from lca.tracking._precision import PrecisionDifference
 from lca.tracking._self_check import SelfCheck
+from lca.tracking._state_moves import StateMoves
 from lca.views import GroupTotals, View
 from lca.views._view import reader_of
 
@@ -92,6 +93,8 @@ class Session:
         What is shown and logged while the run goes on.
     check_every
         As in `lca.tracking.TrackerBase`.
+    state_moves
+        In which measured steps the state moved.
     learning_rates
         Reads the learning rates of an update that was just made; empty without a record.
     on_failure
@@ -143,6 +146,7 @@ class Session:
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
         self._stateful = [own for own in leaves(self.objectives) if _is_stateful(own)]
         self._measures_losses = estimator.target == "full"
+        self.state_moves = StateMoves(measured=self._measures_losses)
         self.check_every = settings.check_every
         checked = None if self._measures_losses else settings.check_every
         examples = None if checked is None else settings.check_examples
@@ -275,6 +279,10 @@ class Session:
         for objective in self._checked:
             objective.check()
 
+    def note_cause(self, cause: str) -> None:
+        """Remember what makes the allocations of this loop wrong, for the warning of the self-check."""
+        self._check.seen[cause] = None
+
     def note_irregular(self, update: int, what: str) -> None:
         """Remember what the update of this index did that others do not; empty if it is like others."""
         self._irregular = {update - 1: self._irregular.get(update - 1, ""), update: what}
@@ -305,6 +313,7 @@ class Session:
         if not self._measured:
             self._warn_of_terms(found)
         self._measured = True
+        self.state_moves.add(step)
         self._precision.begin(step.start)
         self._misses.update(found)
         self._lines.add(step)
@@ -420,6 +429,8 @@ class Session:
                 summaries[name]["per_head"] = self._heads[name].by_name()
             if not self._measures_losses:
                 summaries[name] |= self._check.summary(name)
+                if self.state_moves.steps:
+                    summaries[name]["state_moved_steps"] = self.state_moves.steps
             if self.span > 1:
                 difference = self._differences.get(name, PathDifference())
                 summaries[name] |= {

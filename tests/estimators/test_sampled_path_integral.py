@@ -256,6 +256,12 @@ def test_a_budget_spends_what_it_is_given():
     assert last.reason == f"{16 * 61 / 60:.1f} examples a step so far, 16 asked for"
 
 
+def test_a_budget_allows_for_steps_that_share_no_node():
+    budget = AdaptiveSampleSize(SampledPathIntegral(), examples=16)
+    spent = [a.cost.examples for a in allocate(LOSS, steps(60)[::2], budget)]
+    assert 0.8 * 16 <= np.mean(spent[2:]) <= 16  # whole examples, rounded down
+
+
 def budget_of(path, loss=LOSS, *, rule=TRAPEZOID, **options):
     """Examples of each step, whether the error was met after it, and the last allocation."""
     probe = SampledPathIntegral(rule, 4, micro_batches=2, sampling="stratified")

@@ -334,7 +334,7 @@ def a_line_ends_where_something_else_moves_the_parameters(framework, folder):
         if t == 2:
             run.displace(0.25)
 
-    with pytest.warns(LCAWarning, match="changed between steps 1 and 2"):
+    with pytest.warns(LCAWarning, match="changed between the lines of span=2 with the numbers 1 and 2"):
         run, points = points_of(framework, RULE, span=2, after=displace)
     losses, rows = losses_at(points), run.tracker.views["train"].trace.rows
     limit = tolerances.summed(max(losses), EPS64)

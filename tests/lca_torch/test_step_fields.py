@@ -1,5 +1,6 @@
 """Step fields, where torch is special; what all frameworks share is in `tests.laws`."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -58,9 +59,10 @@ def test_the_gradient_is_that_at_the_start_however_often_the_closure_is_called()
     assert torch.equal(estimator.steps[0].gradient, gradients[0])
 
 
+@pytest.mark.filterwarnings("ignore:1 of 3 updates")
 @pytest.mark.parametrize("estimator", [LaggedCrossFit(), NextBatch()], ids=["lagged", "next batch"])
 def test_a_second_update_from_the_same_batch(estimator):
-    """Its gradient is known as that of any update, and its batch if the loop tells it."""
+    """Its gradient is known as that of any update, and its batch if the loop tells it; there is a warning."""
 
     def rows(inside):
         run = started(estimator)
@@ -76,10 +78,53 @@ def test_a_second_update_from_the_same_batch(estimator):
                     run.optimizer.step()
         return rows_of(run)
 
-    found, expected = rows(True), rows(False)
+    with pytest.warns(LCAWarning, match="^1 of 3 updates were made from the batch of the update before"):
+        found = rows(True)
+    expected = rows(False)
     assert len(found) == 2 * len(BATCHES) - 1
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours.values, theirs.values)
+
+
+def updates_from(told, run, *, times=12):
+    """A run of updates from the batches that ``told`` gives, by number."""
+    with run.tracker as tracker:
+        for number in range(times):
+            x, y = told(number)
+            tracker.begin_batch(x, y)
+            run.optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(run.model(x), y).backward()
+            run.optimizer.step()
+
+
+def test_batches_are_the_same_only_if_they_are_not_a_new_draw():
+    """Neither all of the data, nor a buffer that is filled anew, nor one that comes twice by chance."""
+    run = started(NextBatch(RIGHT))
+    batches = [run.data(batch) for batch in BATCHES]
+    x, y = run.data(BATCHES[0])
+    updates_from(lambda number: (x.copy_(batches[number % 2][0]), y), run)
+    updates_from(lambda number: batches[(number - (number > 5)) % 5], started(NextBatch(RIGHT)))
+    every = run.data(np.arange(60))
+    updates_from(lambda number: every, started(NextBatch(RIGHT)))
+
+
+def test_the_self_check_names_batches_that_repeat_or_have_another_size():
+    run = started(NextBatch(RIGHT))
+    batches = [run.data(batch) for batch in BATCHES]
+    with pytest.warns(LCAWarning) as told:
+        updates_from(lambda number: batches[number // 4], run, times=18)
+    assert "Possible causes: several updates are made from one batch" in str(told[-1].message)
+
+    def contrasted(model, batch):
+        z = nn.functional.normalize(model(batch[0]), dim=1)
+        return nn.functional.cross_entropy(z @ z.T / 0.1, torch.arange(len(z)))
+
+    run = started(NextBatch(RIGHT))
+    objective = Objective(run.model, None, run.data(np.arange(60)), batch_loss=contrasted, batch_size=20)
+    run.tracker = run.tracker_of(objective, NextBatch(RIGHT))
+    with pytest.warns(LCAWarning) as told:
+        updates_from(lambda number: batches[number % 2], run, times=18)
+    assert "its batches, which is 20 where it is measured and 12 in training" in str(told[-1].message)
 
 
 def test_a_functional_loop_on_tensors_is_measured_as_the_model_is():

@@ -10,6 +10,8 @@ from torch.nn.functional import cross_entropy
 
 import lca
 from lca import tolerances
+from lca.errors import LCAWarning
+from lca.estimators import SampledPathIntegral
 from lca_torch import Objective, Penalty, Tracker
 from tests.lca_torch.loops import LOOPS, RK4, Plain, X, Y, closure_of, network, run
 
@@ -68,6 +70,31 @@ def test_moving_statistics_are_told_apart():
 def test_statistics_of_the_batch_have_no_state():
     _, tracker = run(Plain, tracked=True)
     assert not tracker.views["train"].trace.rows["state_change"].any()
+
+
+@pytest.mark.parametrize("estimator", [SampledPathIntegral(size=10), lca.PathIntegral()], ids=["some", "all"])
+def test_parameters_left_out_that_train_later_are_named(estimator):
+    model = network(norm=False)
+    head = model[-1].requires_grad_(False)
+    objective = Objective(model, cross_entropy, (X, Y), frozen="omit")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def trained():
+        with Tracker(model, optimizer, objective, estimator, on_error="raise") as tracker:
+            for step in range(4):
+                head.requires_grad_(step >= 2)
+                closure_of(model, optimizer, X, Y)()
+                optimizer.step()
+        return tracker.summary()
+
+    with pytest.warns(LCAWarning, match="^3.bias, 3.weight moved in step 2: .* frozen='zero'") as told:
+        summary = trained()
+    assert len(told) == 1
+    if estimator.target == "full":
+        assert summary["train"]["state_change"] < 0
+    else:
+        assert summary["train"]["state_moved_steps"] == 2
+        assert "In 2 of them the state moved; what that changed is in no row." in summary.table().caption
 
 
 def test_several_losses_and_terms_in_one_run():

@@ -35,6 +35,13 @@ def test_random_layers_that_stay_on_are_found():
             optimizer.step()
 
 
+def with_embedding_noise():
+    """As the Trainer of Hugging Face adds it, by a hook that reads this attribute."""
+    layer = nn.Embedding(3, 3)
+    layer.neftune_noise_alpha = 5.0
+    return layer
+
+
 def said_of_training(model, estimator, **options):
     """The warnings during two updates."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -52,7 +59,9 @@ def said_of_training(model, estimator, **options):
 
 
 @pytest.mark.filterwarnings("ignore:no gradient reaches")
-@pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.Dropout2d(0.1), nn.LSTM(6, 6, 2, dropout=0.1)])
+@pytest.mark.parametrize(
+    "layer", [nn.Dropout(0.1), nn.Dropout2d(0.1), nn.LSTM(6, 6, 2, dropout=0.1), with_embedding_noise()]
+)
 def test_dropout_in_gradients_of_training_is_said_once(layer):
     model = nn.ModuleDict({"linear": nn.Linear(6, 3), "drop": layer})
     for estimator in (SameBatch(), NextBatch(RIGHT)):
@@ -63,7 +72,7 @@ def test_dropout_in_gradients_of_training_is_said_once(layer):
         )
     assert not said_of_training(model.eval(), SameBatch())
     model.train()
-    layer.p = layer.dropout = 0.0
+    layer.p = layer.dropout = layer.neftune_noise_alpha = 0.0
     assert not said_of_training(model, SameBatch())
 
 

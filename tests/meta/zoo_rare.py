@@ -190,6 +190,23 @@ class SumsOfChanges(Trapezoid):
         return lambda step: integrate(path.segment(step), TRAPEZOID).allocation()
 
 
+class ServesBoth(Path):
+    """The end of a step is the start of the next one, in whatever state that begins."""
+
+    def arrived(self, step, state, evaluation, names):
+        super().arrived(step, step.state and step.state[1], evaluation, names)
+
+
+@dataclass(frozen=True)
+class OneSampleANode(Trapezoid):
+    """A trapezoid whose sample at the end of a step serves the next one as well."""
+
+    def start(self, objective):
+        run = _Run(self, objective, np.random.default_rng(self.seed))
+        path = ServesBoth(objective, run.gradient_at, sampled=True)
+        return lambda step: run.allocate(path.segment(step), step)
+
+
 @dataclass(frozen=True)
 class SeedPlusStep(Trapezoid):
     """The generator of step t has the seed plus t, so that the next seed draws the same one step later."""
@@ -287,6 +304,11 @@ WRONG_RARE_SAMPLES: dict[str, Wrong] = {
         "examples drawn by the scores of before, and weighed by those of now",
         SCORES,
         lambda: ByScore(late=True),
+    ),
+    "one sample a node": Wrong(
+        "the sample at the end of a step also used for the next one, which begins in another state",
+        "samples_are_in_the_state_of_the_step",
+        OneSampleANode,
     ),
     "seed plus step": Wrong("a generator in each step with seed + t", "samples_do_not_recur", SeedPlusStep),
     "no floor": Wrong("examples with the score 0 are never drawn", SCORES, lambda: ByScore(floor=0.0)),

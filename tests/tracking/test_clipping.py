@@ -6,7 +6,7 @@ import pytest
 from lca._micro_batches import mean_without
 from lca.errors import LCAError
 from lca.tolerances import EPS64, summed
-from lca.tracking._clipping import Clipping, clipped_without
+from lca.tracking._clipping import Clipping, clipped_without, multiple_of
 
 RNG = np.random.default_rng(0)
 
@@ -31,6 +31,11 @@ def test_the_mean_without_each_micro_batch_is_clipped(m, shrink):
 def test_below_the_norm_nothing_is_changed():
     gradients = [np.ones(2), np.ones(2), np.ones(2)]
     assert clipped_without(gradients, [0.2, 0.3, 0.5], 2.0)[0] is gradients
+
+
+def test_a_gradient_whose_nan_the_loop_has_replaced_is_named():
+    with pytest.raises(LCAError, match="NaN, Inf .* nan_to_num_"):
+        multiple_of(np.array([np.nan, 1.0]), np.array([0.0, 1.0]))
 
 
 def test_a_factor_is_clipping_if_it_leaves_one_round_norm():

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import strategies as st
@@ -355,12 +356,16 @@ def _require_state(row: StepAllocation, step: Step, problem: Problem, scheduled:
     lambda estimator: isinstance(estimator, StochasticEstimator) and has_fixed_nodes(estimator),
 )
 def samples_are_in_the_state_of_the_step(estimator: Estimator, case: tuple[Problem, int]) -> None:
-    """Samples are evaluated in ``Step.state``, not in the state that the model has at the moment."""
+    """Samples are evaluated in the state in which the step begins, not in that before or that of the model.
+
+    The state moves in every step.
+    """
     problem, rng = case[0], np.random.default_rng(case[1])
-    state = _random_state(rng)
+    states = [_random_state(rng) for _ in range(len(problem.trajectory) + 1)]
     scheduled = Scheduled(problem.objective, _random_state(rng))
-    steps = [replace(step, state=(state, state)) for step in problem.trajectory]
-    for a, step in zip(run(estimator, scheduled, steps), steps, strict=True):
+    moves = zip(problem.trajectory, pairwise(states), strict=True)
+    steps = [replace(step, state=state) for step, state in moves]
+    for a, step, state in zip(run(estimator, scheduled, steps), steps, states[:-1], strict=True):
         what, factor = f"step {a.step}: values in the state of the step", scheduled.at_state(state).factor
         _require_values(estimator, problem, a, step, what, factor=factor)
 
