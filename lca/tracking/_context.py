@@ -13,7 +13,7 @@ from lca.frameworks import examples_in
 from lca.frameworks._trees import describe, take
 from lca.objective import Batch
 from lca.step import ExampleScores, MicroBatch
-from lca.tolerances import rebatched, summed
+from lca.tolerances import halved, summed
 from lca.tracking._accumulation import Accumulation
 from lca.tracking._clipping import Clipping, clipped_without, multiple_of
 from lca.tracking._scores import check_classes, check_logits
@@ -50,6 +50,8 @@ class LoopContext(ABC):
         others.
     gradient_on
         Takes the gradient of the measured loss on a batch, at the parameters as they are.
+    measured_eps
+        Machine epsilon of the precision in which the measured loss is computed, as far as it is known.
     weight_of
         How much a batch counts in the measured loss; ``None``: by its number of examples.
     of_all
@@ -61,6 +63,7 @@ class LoopContext(ABC):
         self.accumulation = Accumulation()
         self.irregular = ""
         self.gradient_on: Callable[[Batch], Vector] | None = None
+        self.measured_eps: Callable[[], float] = lambda: 0.0
         self.weight_of: Callable[[Batch], float] | None = None
         self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
         # Of the update under way:
@@ -284,7 +287,8 @@ class LoopContext(ABC):
         self._halved += 1
         uneven = len(set(map(sum, each))) > 1  # the mean of the means of processes would be another gradient
         if uneven or is_due(self._halved):
-            _check_half(second, self._gradient_of(halves[1]), first * (weights[0] / weights[1]))
+            subtracted = first * (weights[0] / weights[1])
+            _check_half(second, self._gradient_of(halves[1]), subtracted, self.measured_eps())
         multiple = self._multiple()
         return self._with_updates([first * multiple, second * multiple], weights, norm, max_norm)
 
@@ -385,20 +389,21 @@ def is_due(count: int) -> bool:
     return count <= 10 or 60 % count == 0 or count in (100, 120)
 
 
-def _check_half(derived: Vector, taken: Vector, subtracted: Vector) -> None:
+def _check_half(derived: Vector, taken: Vector, subtracted: Vector, eps: float) -> None:
     """Raise `LCAError` unless the gradient derived for half of a batch is the one of the measured loss.
 
     The rounding of the gradient ``subtracted`` for it stays in the difference, however small that is.
+    ``eps`` is that of the precision in which the loss is computed, if it is coarser than that of θ.
     """
     ops, off = array_ops(taken), derived - taken
     norms = [ops.total(v * v) ** 0.5 for v in (off, derived, taken, subtracted)]
-    if not norms[0] <= rebatched(max(norms[1:]), ops.eps(taken)):
+    if not norms[0] <= halved(max(norms[1:]), max(ops.eps(taken), eps)):
         raise LCAError(
             f"the gradient of half of the batch, derived from that of training, is off by {norms[0]:.2g} of "
             f"{norms[2]:.2g}: the loss of training is not the measured one on its batch. Does the loop read "
             "the next batch before it updates from this one, or take the gradient on a part of it? Then loop "
-            "over the loader itself and call tracker.begin_batch(trained_batch) before each gradient. Has "
-            "training dropout, batch statistics, weights of examples, another loss or precision? Then "
-            "CrossFit() with tracker.micro_batches(batch, 2), or LaggedCrossFit(), allocates the loss of "
-            "training, and SampledPathIntegral the measured one."
+            "over the loader itself and call tracker.begin_batch(trained_batch) before each gradient. Does "
+            "training run in mixed precision? Then measure in the same. Has it dropout, batch statistics, "
+            "weights of examples or another loss? Then CrossFit() with tracker.micro_batches(batch, 2), or "
+            "LaggedCrossFit(), allocates the loss of training, and SampledPathIntegral the measured one."
         )
