@@ -20,6 +20,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of accelerate and its dependencies about each other, at import
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from lightning.fabric import Fabric
 
 EPS32 = float(torch.finfo(torch.float32).eps)
 
@@ -71,6 +72,23 @@ def test_a_forward_pass_that_accelerate_patched_is_measured_as_it_is():
     assert (loss, found.loss(theta)) == (coarse.loss(theta), coarse.loss(theta))
     assert torch.equal(grad, coarse.loss_and_grad(theta)[1])
     assert abs(loss - fine.loss(theta)) > tolerances.repeat(loss, EPS32)
+
+
+def test_a_model_that_fabric_wrapped_is_measured_as_it_is():
+    """In bfloat16, though its outputs refuse other backward passes than those of Fabric."""
+    plain = seeded_mlp()
+    coarse = Objective(plain, cross_entropy, (X, Y), autocast=torch.bfloat16)
+
+    def measured(trained_in, **options):
+        wrapped = Fabric(accelerator="cpu", devices=1, precision=trained_in).setup(copy.deepcopy(plain))
+        return Objective(wrapped, cross_entropy, (X, Y), **options)
+
+    theta = coarse.theta()
+    (loss, grad), (found, gradient) = coarse.loss_and_grad(theta), measured("bf16-mixed").loss_and_grad(theta)
+    assert found == loss
+    assert torch.equal(gradient, grad)
+    with pytest.raises(LCAError, match=r"pass the module inside \(that of Fabric: wrapped\.module\)"):
+        measured("bf16-true", precision="float32")
 
 
 @pytest.mark.usefixtures("fresh_state")
