@@ -164,6 +164,9 @@ class Loop(LoopContext):
             self._batches = self._batches[:-1]  # the loop took no gradient from this batch
         super()._end_micro_batch()
 
+    def _version_of(self, leaf: Any) -> int:
+        return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0
+
     def _joined(self, batches: Sequence[PyTree]) -> PyTree:
         whole = joined(list(batches))
         if not isinstance(whole, Rows):

@@ -16,11 +16,14 @@ from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import halved, summed
 from lca.tracking._accumulation import Accumulation
 from lca.tracking._clipping import Clipping, clipped_without, multiple_of
+from lca.tracking._contents import BatchContents
 from lca.tracking._scores import check_classes, check_logits
 from lca.tracking._splitting import IGNORED, cuts_of, fractions_of, of_one_size
 
 GRADIENT_FIELDS = frozenset({"gradient", "micro_batches", "halves", "update_slope"})
 """The fields of `lca.Step` that are made from the gradient of training."""
+_BATCH_FIELDS = frozenset({"batch", "halves", "micro_batches"})
+"""Those that are made from a batch, or from its weight."""
 
 DISCARDED = "has no gradient, or one that the loop has set to 0"
 _WEIGHTLESS = (
@@ -68,6 +71,7 @@ class LoopContext(ABC):
         self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
         # Of the update under way:
         self._batches: list[Batch] = []
+        self._contents = BatchContents(self._version_of)  # of these
         self._marks: list[tuple[float, Any]] = []  # weight and gradient of each micro-batch
         self._scores: list[ExampleScores] = []
         self._weight: float | None = None  # of the micro-batch under way
@@ -95,6 +99,8 @@ class LoopContext(ABC):
             raise LCAError(f"the weight of a batch is a number ≥ 0, got {weight!r}.")
         self._end_micro_batch()
         self._batches += [batch] if len(batch) > 1 else batch
+        if batch and not _BATCH_FIELDS.isdisjoint(self._requested()):
+            self._contents.begin(self._batches)
         self._told &= weight is not None
         self._weightless |= weight == 0
         self._begin_micro_batch(1.0 if weight is None else float(weight))
@@ -144,6 +150,7 @@ class LoopContext(ABC):
         self.irregular = _WEIGHTLESS if self._weightless else ""
         found: dict[str, Any] = {}
         if "batch" in fields and self._batches:
+            self._contents.require_unwritten(self._batches)
             batch = self._batches[0] if len(self._batches) == 1 else self._joined(self._batches)
             if self.weight_of is None or self.weight_of(batch):
                 found["batch"] = batch
@@ -242,7 +249,10 @@ class LoopContext(ABC):
         """Whether the batches of this update have known weights, on all processes that train together."""
         if self._told or len(self._batches) == 1:
             return True
-        weights = set() if self.weight_of is None else set(map(self.weight_of, self._batches))
+        weights = set[float]()
+        if self.weight_of is not None:
+            self._contents.require_unwritten(self._batches)
+            weights = set(map(self.weight_of, self._batches))
         return len(weights) <= 1 and of_one_size(self._batches)
 
     def _micro_batches(self, scale: float, norm: float, max_norm: float | None) -> Sequence[MicroBatch]:
@@ -270,6 +280,7 @@ class LoopContext(ABC):
         have a part of the batch each, a half is that of all their parts.
         """
         [batch] = self._batches
+        self._contents.require_unwritten(self._batches)
         total = self._count_examples(batch)
         cut = total - total // 2
         halves = self._rows(batch, 0, cut), self._rows(batch, cut, total)
@@ -346,6 +357,10 @@ class LoopContext(ABC):
     def _rows(self, batch: Batch, start: int, stop: int) -> Batch:
         """The examples from ``start`` to ``stop``; a view where possible."""
         return take(batch, slice(start, stop))
+
+    def _version_of(self, leaf: Any) -> int:
+        """A number that changes when something is written into a tensor of a batch."""
+        return 0
 
     @abstractmethod
     def _joined(self, batches: Sequence[Batch]) -> Batch:

@@ -96,7 +96,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         Parameters
         ----------
         loader
-            The batches.
+            The batches; each is kept by reference until its update, and must not be written to before that.
         weight
             From a batch to its weight in the loss of the update, up to a common factor: the number of its
             examples or tokens if the loop accumulates the *sum* over them, a constant if it accumulates the
