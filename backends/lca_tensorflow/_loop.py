@@ -132,6 +132,10 @@ class Loop(LoopContext):
                 self._moved = self._owned.intersection(moved)
         self._applied, self._adding, self._taken = None, False, True
 
+    def _version_of(self, leaf: Any) -> int:
+        # Tensors are constant.
+        return hash(leaf.numpy().tobytes()) if isinstance(leaf, tf.Variable) else 0
+
     def _joined(self, batches: Sequence[PyTree]) -> PyTree:
         return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *batches)
 

@@ -1,14 +1,17 @@
-"""Taking a model apart from the way in which it is distributed: FSDP2 and tensor parallelism."""
+"""Taking a model apart from the way in which it is distributed: FSDP2, tensor parallelism and Fabric."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 _HOOKS = frozenset(key for key in nn.Module().__dict__ if key.endswith("hooks"))
 _MARKS = "__composable_api_state_key_"
 """Begins the names of attributes in which torch keeps how a module is distributed."""
 _FSDP = "torch.distributed.fsdp."
+_FABRIC, _GUARD = "_fabric_module_initialized", "_register_backward_hook"
+"""An attribute of the wrapper that ``fabric.setup`` makes, and the method by which it sees to it that its
+outputs get their gradients from ``fabric.backward``."""
 _RANKS = "torch.distributed.device_mesh", "torch._C._distributed_c10d", "torch.distributed.distributed_c10d"
 
 
@@ -47,18 +50,22 @@ def reshard(modules: Iterable[Any]) -> None:
 
 
 def without_distribution(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes of a module without the hooks and marks of FSDP."""
+    """The attributes of a module without the hooks and marks of FSDP, and the guard of Fabric."""
     found = {key: value for key, value in attributes.items() if not str(key).startswith(_MARKS)}
     for key in _HOOKS & found.keys():
         hooks = found[key]
         if hooks and any(_is_from(_FSDP, hook) for hook in hooks.values()):
             found[key] = type(hooks)((k, hook) for k, hook in hooks.items() if not _is_from(_FSDP, hook))
-    return found
+    return found | {_GUARD: _unguarded} if _FABRIC in found else found
 
 
 def is_mesh(value: object) -> bool:
     """Whether an object stands for ranks: a `DeviceMesh` or process group, which private copies share."""
     return type(value).__module__.startswith(_RANKS)
+
+
+def _unguarded(output: Tensor) -> Tensor:
+    return output
 
 
 def _is_from(package: str, hook: Callable[..., Any]) -> bool:

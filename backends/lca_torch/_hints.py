@@ -15,6 +15,10 @@ _INTEGER = re.compile(
     r"|for '(Byte|Char|Short|Int)'|got (Byte|Char|Short|Int)\b"
 )
 """In errors of torch: an integer in place of a floating-point number, or one too narrow for a label."""
+_HALF = re.compile(
+    r"(Half|float16)\w*\)? (and float|!= float|and (weight|bias) type|does not match weight)", re.IGNORECASE
+)
+"""In errors of torch: inputs in half precision for parameters in float32."""
 _OTHER_LOSS = re.compile(r"must be Tensor, not (tuple|list|dict|\w*Output)|Expected target size")
 """In errors of torch: a model that returns more than outputs, or outputs for each token."""
 IGNORED = -100
@@ -33,6 +37,11 @@ def loss_advice(error: Exception) -> str:
         return (
             "; if the loss is not loss_fn(model(inputs), target), pass batch_loss=, a function of model and "
             "batch"
+        )
+    if isinstance(error, RuntimeError) and _HALF.search(str(error)):
+        return (
+            "; if a wrapper of the model converts the inputs to half precision, pass the module inside (that "
+            "of Fabric: wrapped.module) to the objective and the tracker"
         )
     if isinstance(error, RuntimeError) and _INTEGER.search(str(error)):
         return (

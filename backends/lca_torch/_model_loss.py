@@ -119,7 +119,7 @@ class TorchLoss(ModelLoss):
         self._converts, self._streams, self._as_model = precision is not None, vectors == "host", False
         self._identity, self._data = Identity(model, self._own), list[Unchanged]()
         self._kept = frozenset[str]()
-        self.precision_eps = None if autocast is None else float(torch.finfo(autocast).eps)
+        self.precision_eps = None if autocast is None else _eps(autocast)
         self.counts_examples = batch_weight is None
         self.is_of_model = batch_loss is None and loss_fn is None
         """Whether it is the loss that the model itself returns."""
@@ -423,6 +423,8 @@ class TorchLoss(ModelLoss):
             leaves = self._leaves(theta, self.trainable())
             with replica.holding(leaves.tensors, {}, cast) as held:
                 self._reading = read(held, tree_map(ready, batch), self._own, self._prefix, self._reading)
+        if self._reading.eps > max(_eps(self.dtype), self.precision_eps or 0.0):
+            self.precision_eps = self._reading.eps  # a part of the model runs under autocast of its own
         if replica.hooks:
             expected = self._two_losses(replica)
             replica.hooks.drop_unless(lambda: self._two_losses(replica) != expected)

@@ -35,6 +35,8 @@ class Reading:
         Parameters that a forward pass writes into, such as an embedding with ``max_norm``.
     names
         Names of the slots of the replica that it reads.
+    eps
+        Machine epsilon of the coarsest precision in which it computes what depends on θ.
     """
 
     followed: Followed = field(default_factory=Followed)
@@ -43,6 +45,7 @@ class Reading:
     writes_batch: bool = False
     written_parameters: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
+    eps: float = 0.0
 
     def captured_at(self, state: State) -> AbstractContextManager[object]:
         """Inside, operations take captured tensors as they are in ``state``."""
@@ -128,6 +131,7 @@ def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, know
         writes_batch=bool(written & data.keys()) or known.writes_batch,
         written_parameters=frozenset(written & own.keys()) | known.written_parameters,
         names=frozenset(names),
+        eps=max(reads.eps, known.eps),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from weakref import ReferenceType, WeakValueDictionary, ref
 
+import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
@@ -36,6 +37,8 @@ class Reads(TorchFunctionMode):
         """The known tensors that were read."""
         self.of_training: dict[str, str] = {}
         """The known tensors of which something was read that only the user's own has, and what."""
+        self.eps = 0.0
+        """Machine epsilon of the coarsest precision in which something was computed that has a gradient."""
 
     def foreign(self) -> list[Tensor]:
         """The tensors from outside that were read."""
@@ -62,6 +65,8 @@ class Reads(TorchFunctionMode):
             for tensor in _tensors((args, kwargs or {})):
                 self._look(tensor)
         for tensor in made:
+            if tensor.requires_grad:
+                self.eps = max(self.eps, torch.finfo(tensor.dtype).eps)
             if id(tensor) not in self._names and id(tensor) not in self._foreign:
                 self._made[id(tensor)] = tensor
         return out

@@ -13,15 +13,18 @@ from lca.frameworks import examples_in
 from lca.frameworks._trees import describe, take
 from lca.objective import Batch
 from lca.step import ExampleScores, MicroBatch
-from lca.tolerances import rebatched, summed
+from lca.tolerances import halved, summed
 from lca.tracking._accumulation import Accumulation
 from lca.tracking._clipping import Clipping, clipped_without, multiple_of
+from lca.tracking._contents import BatchContents
 from lca.tracking._scores import check_classes, check_logits
 from lca.tracking._seen_batches import SeenBatches
 from lca.tracking._splitting import IGNORED, cuts_of, fractions_of, of_one_size
 
 GRADIENT_FIELDS = frozenset({"gradient", "micro_batches", "halves", "update_slope"})
 """The fields of `lca.Step` that are made from the gradient of training."""
+_BATCH_FIELDS = frozenset({"batch", "halves", "micro_batches"})
+"""Those that are made from a batch, or from its weight."""
 
 DISCARDED = "has no gradient, or one that the loop has set to 0"
 _WEIGHTLESS = (
@@ -51,6 +54,8 @@ class LoopContext(ABC):
         others.
     gradient_on
         Takes the gradient of the measured loss on a batch, at the parameters as they are.
+    measured_eps
+        Machine epsilon of the precision in which the measured loss is computed, as far as it is known.
     weight_of
         How much a batch counts in the measured loss; ``None``: by its number of examples.
     seen
@@ -64,6 +69,7 @@ class LoopContext(ABC):
         self.accumulation = Accumulation()
         self.irregular = ""
         self.gradient_on: Callable[[Batch], Vector] | None = None
+        self.measured_eps: Callable[[], float] = lambda: 0.0
         self.weight_of: Callable[[Batch], float] | None = None
         self.seen = SeenBatches(self._version_of)
         self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
@@ -71,6 +77,7 @@ class LoopContext(ABC):
         self._batches: list[Batch] = []
         self._begun = False  # whether the loop has begun with a batch
         self._parts = 1  # micro-batches of each batch
+        self._contents = BatchContents(self._version_of)  # of these
         self._marks: list[tuple[float, Any]] = []  # weight and gradient of each micro-batch
         self._scores: list[ExampleScores] = []
         self._weight: float | None = None  # of the micro-batch under way
@@ -99,6 +106,8 @@ class LoopContext(ABC):
         self._end_micro_batch()
         self._batches += [batch] if len(batch) > 1 else batch
         self._begun = True
+        if batch and not _BATCH_FIELDS.isdisjoint(self._requested()):
+            self._contents.begin(self._batches)
         self._told &= weight is not None
         self._weightless |= weight == 0
         self._begin_micro_batch(1.0 if weight is None else float(weight))
@@ -149,6 +158,7 @@ class LoopContext(ABC):
         self.irregular = _WEIGHTLESS if self._weightless else ""
         found: dict[str, Any] = {}
         if "batch" in fields and self._batches:
+            self._contents.require_unwritten(self._batches)
             batch = self._batches[0] if len(self._batches) == 1 else self._joined(self._batches)
             if self.weight_of is None or self.weight_of(batch):
                 found["batch"] = batch
@@ -257,7 +267,10 @@ class LoopContext(ABC):
         """Whether the batches of this update have known weights, on all processes that train together."""
         if self._told or len(self._batches) == 1:
             return True
-        weights = set() if self.weight_of is None else set(map(self.weight_of, self._batches))
+        weights = set[float]()
+        if self.weight_of is not None:
+            self._contents.require_unwritten(self._batches)
+            weights = set(map(self.weight_of, self._batches))
         return len(weights) <= 1 and of_one_size(self._batches)
 
     def _micro_batches(self, scale: float, norm: float, max_norm: float | None) -> Sequence[MicroBatch]:
@@ -285,6 +298,7 @@ class LoopContext(ABC):
         have a part of the batch each, a half is that of all their parts.
         """
         [batch] = self._batches
+        self._contents.require_unwritten(self._batches)
         total = self._count_examples(batch)
         cut = total - total // 2
         halves = self._rows(batch, 0, cut), self._rows(batch, cut, total)
@@ -302,7 +316,8 @@ class LoopContext(ABC):
         self._halved += 1
         uneven = len(set(map(sum, each))) > 1  # the mean of the means of processes would be another gradient
         if uneven or is_due(self._halved):
-            _check_half(second, self._gradient_of(halves[1]), first * (weights[0] / weights[1]))
+            subtracted = first * (weights[0] / weights[1])
+            _check_half(second, self._gradient_of(halves[1]), subtracted, self.measured_eps())
         multiple = self._multiple()
         return self._with_updates([first * multiple, second * multiple], weights, norm, max_norm)
 
@@ -407,20 +422,21 @@ def is_due(count: int) -> bool:
     return count <= 10 or 60 % count == 0 or count in (100, 120)
 
 
-def _check_half(derived: Vector, taken: Vector, subtracted: Vector) -> None:
+def _check_half(derived: Vector, taken: Vector, subtracted: Vector, eps: float) -> None:
     """Raise `LCAError` unless the gradient derived for half of a batch is the one of the measured loss.
 
     The rounding of the gradient ``subtracted`` for it stays in the difference, however small that is.
+    ``eps`` is that of the precision in which the loss is computed, if it is coarser than that of θ.
     """
     ops, off = array_ops(taken), derived - taken
     norms = [ops.total(v * v) ** 0.5 for v in (off, derived, taken, subtracted)]
-    if not norms[0] <= rebatched(max(norms[1:]), ops.eps(taken)):
+    if not norms[0] <= halved(max(norms[1:]), max(ops.eps(taken), eps)):
         raise LCAError(
             f"the gradient of half of the batch, derived from that of training, is off by {norms[0]:.2g} of "
             f"{norms[2]:.2g}: the loss of training is not the measured one on its batch. Does the loop read "
             "the next batch before it updates from this one, or take the gradient on a part of it? Then loop "
-            "over the loader itself and call tracker.begin_batch(trained_batch) before each gradient. Has "
-            "training dropout, batch statistics, weights of examples, another loss or precision? Then "
-            "CrossFit() with tracker.micro_batches(batch, 2), or LaggedCrossFit(), allocates the loss of "
-            "training, and SampledPathIntegral the measured one."
+            "over the loader itself and call tracker.begin_batch(trained_batch) before each gradient. Does "
+            "training run in mixed precision? Then measure in the same. Has it dropout, batch statistics, "
+            "weights of examples or another loss? Then CrossFit() with tracker.micro_batches(batch, 2), or "
+            "LaggedCrossFit(), allocates the loss of training, and SampledPathIntegral the measured one."
         )

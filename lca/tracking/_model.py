@@ -99,7 +99,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         Parameters
         ----------
         loader
-            The batches.
+            The batches; each is kept by reference until its update, and must not be written to before that.
         weight
             From a batch to its weight in the loss of the update, up to a common factor: the number of its
             examples or tokens if the loop accumulates the *sum* over them, a constant if it accumulates the
@@ -182,11 +182,12 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         first = next(iter(self._session.objectives.values()))
         whole = first.whole or first if isinstance(first, Sum) else first
         self._context.gradient_on = lambda batch: evaluate(whole, live.borrow(), batch).grad
-        own = next((own for own in leaves(whole) if isinstance(own, ModelObjective)), None)
-        if own is not None:
-            self._context.of_all = own.of_all
-            if not _counts_rows(own):
-                self._context.weight_of = own.weight_of
+        found = [own for own in leaves(whole) if isinstance(own, ModelObjective)]
+        self._context.measured_eps = lambda: max([0.0, *(own._loss.precision_eps or 0.0 for own in found)])
+        if found:
+            self._context.of_all = found[0].of_all
+            if not _counts_rows(found[0]):
+                self._context.weight_of = found[0].weight_of
 
     def _supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         """The step fields of the coming update; the 1st, 2nd, 4th, ... time, warn of how it is trained."""

@@ -285,6 +285,23 @@ def test_the_tensors_of_a_batch_may_be_passed_on_apart():
     assert (len(step.batch), len(step.micro_batches), len(step.batch[0])) == (2, 2, 4)
 
 
+@pytest.mark.parametrize("kind", [np.array, tf.Variable], ids=["arrays", "variables"])
+@pytest.mark.parametrize("written", [True, False], ids=["written to", "not written to"])
+def test_a_batch_of_arrays_or_variables_may_not_be_written_to(kind, written):
+    loop = ByHand(Shown(("batch",)), batches=([0, 1],))
+    x, y = (kind(tensor.numpy()) for tensor in loop.run.data(range(2)))
+    with loop.tracker as tracker:
+        tracker.begin_batch(x, y)
+        gradients = loop.gradient((x, y))
+        if written:
+            _ = x.fill(0) if kind is np.array else x.assign(tf.zeros_like(x))
+            with pytest.raises(LCAError, match="a batch was written to after the loop had begun with it"):
+                loop.optimizer.apply(gradients, loop.run.model.trainable_weights)
+        else:
+            loop.optimizer.apply(gradients, loop.run.model.trainable_weights)
+            assert tracker.steps == 1
+
+
 def test_weights_of_batches_of_unequal_size_are_asked_for():
     for told in (True, False):
         with pytest.raises(LCAError, match=r"differ in size, or their size is unknown.*pass weight= to trac"):

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import lca
+from lca.errors import LCAError
+from lca.estimators import CrossFit
 from lca.testing import check_objective, tolerances
 from lca_torch import Objective, Tracker
 from tests.lca_torch.networks import X, Y, mlp
@@ -18,6 +20,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of accelerate and its dependencies about each other, at import
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from lightning.fabric import Fabric
 
 EPS32 = float(torch.finfo(torch.float32).eps)
 
@@ -69,6 +72,23 @@ def test_a_forward_pass_that_accelerate_patched_is_measured_as_it_is():
     assert (loss, found.loss(theta)) == (coarse.loss(theta), coarse.loss(theta))
     assert torch.equal(grad, coarse.loss_and_grad(theta)[1])
     assert abs(loss - fine.loss(theta)) > tolerances.repeat(loss, EPS32)
+
+
+def test_a_model_that_fabric_wrapped_is_measured_as_it_is():
+    """In bfloat16, though its outputs refuse other backward passes than those of Fabric."""
+    plain = seeded_mlp()
+    coarse = Objective(plain, cross_entropy, (X, Y), autocast=torch.bfloat16)
+
+    def measured(trained_in, **options):
+        wrapped = Fabric(accelerator="cpu", devices=1, precision=trained_in).setup(copy.deepcopy(plain))
+        return Objective(wrapped, cross_entropy, (X, Y), **options)
+
+    theta = coarse.theta()
+    (loss, grad), (found, gradient) = coarse.loss_and_grad(theta), measured("bf16-mixed").loss_and_grad(theta)
+    assert found == loss
+    assert torch.equal(gradient, grad)
+    with pytest.raises(LCAError, match=r"pass the module inside \(that of Fabric: wrapped\.module\)"):
+        measured("bf16-true", precision="float32")
 
 
 @pytest.mark.usefixtures("fresh_state")
@@ -128,3 +148,44 @@ def test_a_loss_compiled_to_machine_code_is_the_same_loss():
         (loss, grad), (found, gradient) = plain.loss_and_grad(theta), compiled.loss_and_grad(theta)
     assert abs(found - loss) <= tolerances.summed(1 + loss, EPS32)
     assert (gradient - grad).abs().max() <= tolerances.gradient(1 + float(grad.abs().max()), EPS32)
+
+
+class _Casting(nn.Module):
+    """Its forward pass runs under an autocast of its own, as one that a trainer has patched."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = seeded_mlp()
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.net(x)
+
+
+def trained_on_halves(model, loss, autocast):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    objective = Objective(model, cross_entropy, (X, Y), autocast=autocast)
+    with Tracker(model, optimizer, objective, CrossFit(own_pass=True), on_error="raise") as tracker:
+        for x, y in tracker.batches([(X, Y)] * 4):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", autocast, enabled=autocast is not None):
+                value = loss(model(x), y)
+            value.backward()
+            optimizer.step()
+    return tracker.steps
+
+
+@pytest.mark.parametrize(
+    ("make", "autocast"),
+    [(seeded_mlp, torch.bfloat16), (seeded_mlp, torch.float16), (_Casting, None)],
+    ids=["bfloat16", "float16", "of the model"],
+)
+def test_halves_in_mixed_precision_are_compared_in_that_precision(make, autocast):
+    assert trained_on_halves(make(), cross_entropy, autocast) == 4
+
+    def dropped(out, y):
+        return cross_entropy(nn.functional.dropout(out, 0.1), y)
+
+    for wrong in (nn.CrossEntropyLoss(label_smoothing=0.1), dropped):
+        with pytest.raises(LCAError, match="loss of training is not the measured one on its batch"):
+            trained_on_halves(make(), wrong, autocast)

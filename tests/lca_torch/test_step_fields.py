@@ -364,6 +364,60 @@ def test_a_half_whose_gradient_is_the_rest_of_a_difference_is_not_refused_for_ro
     assert tracker.steps == 2
 
 
+class Centred(nn.Module):
+    """Writes into its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.net(x.sub_(1.0))
+
+
+@pytest.mark.parametrize("how", ["never", "refilled", "after the pass", "by the model", "before the pass"])
+@pytest.mark.parametrize(
+    "estimator", [NextBatch(), CrossFit(), CrossFit(own_pass=True)], ids=["next", "cross", "own"]
+)
+def test_a_batch_that_was_written_to_is_not_measured(estimator, how):
+    """Each update is made from two batches of as many tokens; with ``own_pass`` from one."""
+    (x, y), own_pass = padded(24), getattr(estimator, "own_pass", False)
+    x, model = x.float(), Centred() if how == "by the model" else torch.nn.Linear(4, 5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    objective = Objective(model, token_mean, (x, y), batch_size=24, batch_weight=tokens)
+    tracker = Tracker(model, optimizer, objective, estimator, on_error="raise")
+    buffers, refilled = [torch.empty_like(x[:6]), torch.empty_like(y[:6])], how == "refilled"
+
+    def loader():
+        for at in range(0, 24, 6):
+            batch = [x[at : at + 6].clone(), y[at : at + 6].clone()]
+            if refilled:
+                for buffer, tensor in zip(buffers, batch, strict=True):
+                    buffer.copy_(tensor)
+            yield buffers if refilled else batch
+
+    def train():
+        with tracker:
+            for i, (inputs, labels) in enumerate(tracker.batches(loader())):
+                if how == "before the pass":
+                    labels[0] = 1
+                    tracker.begin_batch(inputs, labels)
+                (token_mean(model(inputs), labels) / (1 if own_pass else 2)).backward()
+                if how == "after the pass":
+                    labels.fill_(-1)
+                if own_pass or i % 2:
+                    optimizer.step()
+                    optimizer.zero_grad()
+        return tracker.steps
+
+    right = how in {"never", "before the pass"} or (refilled and own_pass)
+    if right:
+        assert train() == (4 if own_pass else 2)
+    else:
+        with pytest.raises(LCAError, match="a batch was written to after the loop had begun with it"):
+            train()
+
+
 def test_micro_batches_weigh_as_many_tokens_as_they_have():
     (x, y), model = padded(8), torch.nn.Linear(4, 5).double()
     objective = Objective(model, token_mean, (x, y), batch_size=8, batch_weight=tokens)
