@@ -149,15 +149,15 @@ class Conservation:
         miss, change = abs(self.checked_allocated - self.checked_change), abs(self.checked_change)
         part = miss / change if change else math.inf * miss if miss else 0.0
         barless = math.isnan(self.checked_margin)
-        inside = part <= SMALL_MISS if barless else miss <= self.checked_margin
+        inside, near = miss <= self.checked_margin, part <= SMALL_MISS
         wide = not barless and self.checked_margin > LARGE_MISS * change
         wrong = miss > self.checked_limit and part > LARGE_MISS
-        tone: Tone = "bad" if wrong else "good" if inside and not wide else "warn"
+        tone: Tone = "bad" if wrong else "good" if (inside or near) and not wide else "warn"
+        kept = "keeps" if inside else "misses by less than 1 %" if near else "does not keep"
         interval = (
             "no error bars" + ", and too few steps to judge it" * math.isinf(self.checked_limit)
             if barless
-            else f"95 % interval ± {format_number(self.checked_margin)}, which it "
-            f"{'keeps' if inside else 'does not keep'}"
+            else f"95 % interval ± {format_number(self.checked_margin)}, which it {kept}"
         )
         return tone, (
             f"An estimate from samples: over {self.checked_steps} of {self.steps} steps the allocations sum "

@@ -123,6 +123,12 @@ CHECKED = {
         "a difference of 5.0 % (95 % interval ± 0.01, which it does not keep)",
     ),
     "outside, and far": (-0.5, 0.01, "bad", "a difference of 50.0 %"),
+    "of exact gradients, and near": (
+        -1.005,
+        0.0,
+        "good",
+        "a difference of 0.5 % (95 % interval ± 0, which it misses by less than 1 %)",
+    ),
     "near, without error bars": (-0.995, None, "good", "a difference of 0.5 % (no error bars, and too few"),
     "roughly, without error bars": (-0.95, None, "warn", "a difference of 5.0 % (no error bars, and too few"),
     "far, without error bars": (
