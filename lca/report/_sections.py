@@ -256,6 +256,8 @@ def _checked(check: Conservation, name: str) -> str:
 
 
 def _interval(check: Conservation) -> str:
+    if not check.checked_steps:
+        return "not checked"
     return "no error bars" if np.isnan(check.checked_margin) else format_number(check.checked_margin)
 
 

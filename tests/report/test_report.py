@@ -140,6 +140,18 @@ CHECKED = {
 }
 
 
+def test_steps_without_a_loss_are_estimates_if_the_record_says_so(tmp_path):
+    def verdict(name, **nothing):
+        with Record(tmp_path / name, LAYOUT) as record:
+            for step, values in enumerate(run_values(3)):
+                record.update(allocation(values, step, 2.0, **nothing if step else SMALL))
+        return check_conservation(Run(open_record(tmp_path / name)), "train").verdict()
+
+    said = "Not checked: 2 of 3 steps are estimates from batches or samples, which measure no loss."
+    assert verdict("sampled", residual=np.nan, sampled=True) == ("warn", said)
+    assert verdict("exact", residual=np.nan)[0] == "bad"
+
+
 @pytest.mark.parametrize(("total", "margin", "tone", "said"), CHECKED.values(), ids=CHECKED)
 def test_the_verdict_of_an_estimate_is_its_self_check(tmp_path, total, margin, tone, said):
     nothing = {"residual": np.nan, "sampled": True}
@@ -495,7 +507,7 @@ def test_the_rows_of_a_sampled_run_are_those_of_its_self_check(tmp_path):
     assert "not measured" not in str(table.rows)
     unchecked = Run(write(tmp_path / "r", run_values(3), extra=lambda *_: nothing))
     [table] = sections.balance(unchecked).tables
-    assert [row[1] for row in table.rows[:3]] == ["0 of 3", "not checked", "not checked"]
+    assert [row[1] for row in table.rows[:4]] == ["0 of 3", "not checked", "not checked", "not checked"]
     assert len(sections.balance(unchecked).paragraphs) == 1
 
 
