@@ -34,8 +34,9 @@ class CrossFit:
     ----------
     micro_batches
         M ≥ 2, the number of micro-batches in an update: by gradient accumulation, a split of the batch, or
-        the ranks of data-parallel training. Two cost least; with four, the errors that are products of two
-        gradients, which matter most with SGD, have two thirds of the variance.
+        the ranks of data-parallel training, best of equal size: with Adam, an update without most of the
+        examples is too far from the one that was made. Two cost least; with four, the errors that are
+        products of two gradients, which matter most with SGD, have two thirds of the variance.
     rule
         ``TRAPEZOID`` or ``LEFT``.
     independent
