@@ -245,7 +245,7 @@ def _below(summary: Mapping[str, Any]) -> dict[str, float]:
             return {}
         return {
             f"sum over {steps:,} checked step{'s'[: steps != 1]}": summary["checked_total"],
-            _CHANGE: summary["checked_change"],
+            _CHANGE if steps == summary["steps"] else f"{_CHANGE} over these": summary["checked_change"],
         }
     rest = (summary[key] for key in ("state_change", "unmeasured_change", "residual"))
     return {**dict(zip(_UNLESS_ZERO, rest, strict=True)), _CHANGE: change}

@@ -177,7 +177,7 @@ def test_every_listed_estimator_runs(tmp_path, capsys, name):
 def test_a_sampled_demo_draws_what_it_has(tmp_path, figures):
     demo(tmp_path, "--estimator", "probe")
     drawn = {path.name for path in tmp_path.glob("*.png")}
-    assert drawn == {"cumulative.png", "totals.png", "histogram.png"}
+    assert drawn == {"cumulative.png", "totals.png"}  # no losses, and sizes and signs would be those of noise
     assert (tmp_path / "report.html").is_file()
 
 

@@ -146,6 +146,9 @@ def test_the_table_of_a_sampled_run_shows_its_check():
     assert "examples" not in table.caption
     part = Summary(train={**summarize(run), **check, "checked_examples": 20}).table()
     assert part.caption.endswith("The change of the loss is that of 20 examples.")
+    of_two = views(*[replace(sampled_allocation(), values=np.zeros(3), step=step) for step in (0, 1)])
+    some = Summary(train={**summarize(of_two), **check}).table()
+    assert some.columns[0].values[-1] == "change of the loss over these"
     barless = Summary(train={**summarize(run), **check, "checked_margin": None}).table()
     assert barless.columns[1].text(2) == "−0.5"
     unchecked = Summary(train=summarize(run)).table()

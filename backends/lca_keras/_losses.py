@@ -17,7 +17,10 @@ BatchLoss: TypeAlias = Callable[[keras.Model, PyTree], Tensor]
 MEAN_HINT = "use reduction='sum_over_batch_size'"
 """How a Keras loss becomes a mean."""
 GRADIENT_HINT = "is it computed with stop_gradient, or converted to NumPy on the way?"
-SAMPLE_HINT = "pass a loss_fn that takes a sample_weight, as a keras.losses.Loss does"
+SAMPLE_HINT = (
+    "pass a loss_fn that takes a sample_weight, as a keras.losses.Loss does; what add_loss, batch_loss or a "
+    "compute_loss of the model's own makes of single examples is not known"
+)
 
 
 def default_loss(loss_fn: Any) -> BatchLoss:

@@ -15,22 +15,22 @@ with extra("report"):
 def draw_figures(train: RunViews, heldout: RunViews | None) -> dict[str, bytes]:
     """PNG images by file name.
 
-    A run of a sampled estimator has no ``heldout``; the figures of losses and of helping % are then left out.
+    A run of a sampled estimator has no ``heldout``, and only the figures of sums over layers.
     """
-    layers, histogram = train.layers.groups.names, train.histogram
+    layers = train.layers.groups.names
     other = None if heldout is None else heldout.layers.totals
     axes = {
         "cumulative": plots.plot_cumulative(train.layers.rows, layers),
         "totals": plots.plot_totals(layers, train.layers.totals, other),
-        "histogram": plots.plot_histogram(
-            histogram.edges, histogram.helping, histogram.hurting, note=_not_shown(histogram)
-        ),
     }
     if heldout is not None:
-        signs = train.signs.per_step()
+        signs, histogram = train.signs.per_step(), train.histogram
         axes = {
             "loss": plots.plot_loss(train.trace.losses(), train.trace.rebuilt(), name="training loss"),
             **axes,
+            "histogram": plots.plot_histogram(
+                histogram.edges, histogram.helping, histogram.hurting, note=_not_shown(histogram)
+            ),
             "helping": plots.plot_helping(signs.helping_percent(), signs.zero_percent()),
         }
     return {f"{name}.png": _png(ax) for name, ax in axes.items()}

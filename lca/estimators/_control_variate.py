@@ -38,9 +38,10 @@ class ControlVariate:
     Notes
     -----
     Cost: twice that of ``probe``, and a full gradient every ``every`` steps. It pays where the path moves
-    little between anchors: late in training, with small steps. Memory: θ̃ and its gradient, two vectors (K,).
-    With ``every = 2 N / c`` and samples of c / 4 examples, half of a budget of c examples a step goes to
-    anchors, which is the best split where the variance grows in proportion to the distance
+    little between anchors: late in training, with small steps. Where the gradients of few examples change
+    between anchors, error bars of single tensors and steps cover too seldom. Memory: θ̃ and its gradient, two
+    vectors (K,). With ``every = 2 N / c`` and samples of c / 4 examples, half of a budget of c examples a
+    step goes to anchors, which is the best split where the variance grows in proportion to the distance
     (`AdaptiveSampleSize` uses it).
 
     Raises

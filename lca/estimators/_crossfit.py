@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, ClassVar, Self
 
+from lca._micro_batches import mean_gradient
 from lca._numbers import use_python_numbers
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
@@ -33,13 +34,17 @@ class CrossFit:
     ----------
     micro_batches
         M ≥ 2, the number of micro-batches in an update: by gradient accumulation, a split of the batch, or
-        the ranks of data-parallel training. Two cost least; with four, the errors that are products of two
-        gradients, which matter most with SGD, have two thirds of the variance.
+        the ranks of data-parallel training, best of equal size: with Adam, an update without most of the
+        examples is too far from the one that was made. Two cost least; with four, the errors that are
+        products of two gradients, which matter most with SGD, have two thirds of the variance.
     rule
         ``TRAPEZOID`` or ``LEFT``.
     independent
         Declares that training draws every batch independently of the others. Only then are the errors of
-        different batches independent, the values unbiased, and error bars (of the trapezoid) available.
+        different batches independent, the values unbiased, and error bars (of the trapezoid) available. The
+        bars take the weights of micro-batches for numbers of independent examples. Weights that depend on the
+        examples, such as tokens, make the gradient of a batch a ratio of two sums, which is biased; the more
+        they differ between few examples, the more so are the values.
     epoch
         The number of updates in an epoch, for training on shuffled epochs; with gradient accumulation that
         is less than the number of batches. No example then judges an update that it caused, but among all
@@ -70,6 +75,13 @@ class CrossFit:
     term. The rest follows from the contrast between the first two micro-batches at neighbouring nodes, which
     are independent: ``E (h_{t+1}·J h_t)² = T``, with ``J h_t`` from the difference of two leave-one-out
     updates. `StepAllocation.replicates` holds these spreads; their mean is 0 or biased and has no meaning.
+
+    *Micro-batches of different sizes.* Let ``Σ w_m = 1`` and the variance of ε_m be ``S/w_m``, as that of a
+    mean over examples. Then ``Σ w_m² (g_m - ḡ)²``, whose mean is ``(1 - Σ w_m²) S``, takes the place of the
+    spread of g_m, as for a ratio of means. With ``r_m = w_m/(1 - w_m)``, ``R = Σ r_m`` and ``Q = Σ r_m²``,
+    the second term is ``(R + R² - Q) T``. As ``Σ_m w_m Δ^{(−m)}`` is not the update, there is a third one,
+    ``G·J e``, where e is uncorrelated with ε̄ and has the variance ``(R + Q - R²) S``; the mean square of
+    ``ḡ_{t+1}·J h_t`` gives it, and one T more.
 
     Raises
     ------
@@ -142,7 +154,7 @@ class CrossFit:
 
     @property
     def unbiased(self) -> bool:
-        """Over independent batches, for which the correction by ``epoch`` is wrong."""
+        """Over independent batches whose weights do not depend on the examples, unless ``epoch`` is given."""
         return self.epoch is None
 
     @property
@@ -236,13 +248,35 @@ class CrossFit:
         """Vectors that spread as the values do, by node; see the notes of the class."""
         now, after = getattr(step, self._parts), getattr(step, f"next_{self._parts}")
         replicates: dict[float, Sequence[Vector]] = {
-            step.index: NodeReplicates(step, [(left, [micro.gradient for micro in now])]),
+            step.index: NodeReplicates(step, [(left, _spread(now))]),
             step.index + 0.5: _Crossed(step, now, after, left),
         }
         if right:
-            gradients = [micro.gradient for micro in after]
-            replicates[step.index + 1] = NodeReplicates(step, [(right, gradients)])
+            replicates[step.index + 1] = NodeReplicates(step, [(right, _spread(after))])
         return replicates
+
+
+def _spread(parts: Sequence[MicroBatch]) -> Sequence[Vector]:
+    """Vectors whose spread gives the variance of ``Σ_m w_m g_m``: the g_m, if all weigh the same."""
+    return [part.gradient for part in parts] if _weigh_the_same(parts) else _Deviations(parts)
+
+
+class _Deviations(Sequence[Vector]):
+    """``c w_m (g_m - ḡ)`` (K,) for each m, formed on demand; see the notes of `CrossFit`."""
+
+    def __init__(self, parts: Sequence[MicroBatch]) -> None:
+        m, weights, self._gradients = len(parts), _fractions(parts), [part.gradient for part in parts]
+        self._mean = mean_gradient(self._gradients, weights, range(m))
+        c = sqrt(m * (m - 1) / (1 - sum(w * w for w in weights)))
+        self._factors = [c * w for w in weights]
+
+    def __len__(self) -> int:
+        return len(self._factors)
+
+    def __getitem__(self, j):  # type: ignore[no-untyped-def]
+        if isinstance(j, slice):
+            return [self[i] for i in range(*j.indices(len(self)))]
+        return self._factors[j] * (self._gradients[j] - self._mean)
 
 
 class _Crossed(Sequence[Vector]):
@@ -251,12 +285,9 @@ class _Crossed(Sequence[Vector]):
     def __init__(
         self, step: Step, now: Sequence[MicroBatch], after: Sequence[MicroBatch], weight: float
     ) -> None:
-        m = len(now)
-        rest = 2 * m / (m - 1) - 1
         self._step, self._batches = step, (now, after)
-        # The contrasts below, with their common factors: h = (g_1 - g_2) / √(2M), and J h from updates that
-        # differ by J (g_1 - g_2) / (M - 1).
-        self._factor = weight * sqrt(rest) * (m - 1) / (2 * m)
+        contrast, mean = _factors(now, after)
+        self._contrast, self._mean = weight * contrast, weight * mean
 
     def __len__(self) -> int:
         return 2
@@ -267,5 +298,36 @@ class _Crossed(Sequence[Vector]):
         if j > 1:
             raise IndexError(j)  # ends an iteration
         (a, b, *_), (c, d, *_) = self._batches
-        product = array_ops(a.update).scaled(b.update - a.update, self._factor * (1 - 2 * j))
-        return product * (c.gradient - d.gradient)
+        sign, ops = 1 - 2 * j, array_ops(a.update)
+        product = ops.scaled(b.update - a.update, self._contrast * sign) * (c.gradient - d.gradient)
+        if not self._mean:
+            return product
+        return product + ops.scaled(b.update - a.update, self._mean * sign) * self._step.next_gradient
+
+
+def _factors(now: Sequence[MicroBatch], after: Sequence[MicroBatch]) -> tuple[float, float]:
+    """Those of the contrast and of the mean of the next gradients, times the difference of two updates.
+
+    The contrasts of the notes are ``h = (g_1 - g_2) √(w_1 w_2 / (w_1 + w_2))`` and
+    ``J h = (Δ^{(−2)} - Δ^{(−1)}) √((1 - w_1)(1 - w_2) / (w_1 + w_2))``.
+    """
+    m = len(now)
+    if _weigh_the_same([*now, *after]):
+        return sqrt(2 * m / (m - 1) - 1) * (m - 1) / (2 * m), 0.0
+    weights, (c, d, *_) = _fractions(now), _fractions(after)
+    a, b, *_ = weights
+    odds = [w / (1 - w) for w in weights]
+    total, squares = sum(odds), sum(r * r for r in odds)
+    difference = sqrt((1 - a) * (1 - b) / (a + b))
+    contrast = sqrt((2 * (total**2 - squares) - 1) * c * d / (c + d))
+    uneven = max(total + squares - total**2, 0.0)  # ≥ 0 but for rounding
+    return difference * contrast, difference * sqrt(uneven)
+
+
+def _weigh_the_same(parts: Sequence[MicroBatch]) -> bool:
+    return len({part.weight for part in parts}) == 1
+
+
+def _fractions(parts: Sequence[MicroBatch]) -> list[float]:
+    total = sum(part.weight for part in parts)
+    return [part.weight / total for part in parts]

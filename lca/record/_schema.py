@@ -145,7 +145,8 @@ _FLAGS = (
     ("converged", "the estimator met its tolerances"),
     ("sampled", "the values are estimated from batches or samples"),
 )
-_COUNTS = (("helping", "A < 0"), ("hurting", "A > 0"), ("zero", "A = 0 exactly"))
+_NOISY = "where sampled, of noisy A"
+_COUNTS = (("helping", f"A < 0; {_NOISY}"), ("hurting", f"A > 0; {_NOISY}"), ("zero", "A = 0 exactly"))
 
 
 _PLACES = (
@@ -216,8 +217,8 @@ def _of_training(content: Content) -> list[Column]:
 def _histogram() -> list[Column]:
     dims = ("measured", "bin")
     return [
-        Column("histogram_helping", dims, "uint32", "parameters with A < 0, by |A|", "1"),
-        Column("histogram_hurting", dims, "uint32", "parameters with A > 0, by |A|", "1"),
+        Column("histogram_helping", dims, "uint32", f"parameters with A < 0, by |A|; {_NOISY}", "1"),
+        Column("histogram_hurting", dims, "uint32", f"parameters with A > 0, by |A|; {_NOISY}", "1"),
         Column("histogram_below", dims[:1], "uint32", "parameters with 0 < |A| below the bins", "1"),
         Column("histogram_above", dims[:1], "uint32", "parameters with |A| above the bins", "1"),
     ]

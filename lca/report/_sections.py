@@ -202,7 +202,7 @@ _NOTES = {
     "residual": "what is left: the error of the numerical integration",
     "change between measured steps, not allocated": "before, between or after the steps that were measured",
     "largest residual of one step": "residuals of opposite sign cancel in the sum, and show here",
-    "95 % interval of that sum, ±": "from the spread of the samples, if the estimator has error bars",
+    "95 % interval of that sum, ±": "from the spread of the samples; without the error of the rule",
     "steps that exceeded their tolerance": "the largest residual that the estimator allowed",
 }
 _COSTS = {
@@ -256,6 +256,8 @@ def _checked(check: Conservation, name: str) -> str:
 
 
 def _interval(check: Conservation) -> str:
+    if not check.checked_steps:
+        return "not checked"
     return "no error bars" if np.isnan(check.checked_margin) else format_number(check.checked_margin)
 
 

@@ -38,9 +38,10 @@ class Conservation:
         The sums of the allocations, of the changes by buffers, and of the residuals.
     max_step_residual
         The largest |residual| of one step.
-    steps, unconverged_steps, inconsistent_steps, unmeasured_steps
+    steps, unconverged_steps, inconsistent_steps, unmeasured_steps, estimated_steps
         The numbers of steps: all; above their tolerance, by the record or by their residual; with numbers in
-        the record that contradict each other; and with a loss or an allocation that is not a finite number.
+        the record that contradict each other; with a loss or an allocation that is not a finite number; and
+        those of them that are estimates, which measure no loss.
     has_tolerance, largest_tolerance
         Whether the estimator set a tolerance for every step, and the largest one (NaN: not every step has
         one).
@@ -71,6 +72,7 @@ class Conservation:
     largest_tolerance: float
     inconsistent_steps: int
     unmeasured_steps: int
+    estimated_steps: int
     rounding: float
     discontinuities: int
     discontinuity_change: float
@@ -116,12 +118,18 @@ class Conservation:
                 "do not sum to the total, or the total, the state change and the residual do not sum to the "
                 "change of the loss."
             )
-        if not self.has_losses and self.checked_steps:
+        estimates = self.unmeasured_steps == self.estimated_steps > 0  # some steps, or all
+        if self.checked_steps and (estimates or not self.has_losses):
             return self._self_checked()
         if not self.has_losses:
             return "warn", (
                 "Not checked: this estimator does not measure the loss, so the sum of the allocations is an "
                 "estimate."
+            )
+        if estimates:
+            return "warn", (
+                f"Not checked: {self.estimated_steps} of {self.steps} steps are estimates from batches or "
+                "samples, which measure no loss."
             )
         if self.unmeasured_steps:
             return "bad", (
@@ -149,15 +157,15 @@ class Conservation:
         miss, change = abs(self.checked_allocated - self.checked_change), abs(self.checked_change)
         part = miss / change if change else math.inf * miss if miss else 0.0
         barless = math.isnan(self.checked_margin)
-        inside = part <= SMALL_MISS if barless else miss <= self.checked_margin
+        inside, near = miss <= self.checked_margin, part <= SMALL_MISS
         wide = not barless and self.checked_margin > LARGE_MISS * change
         wrong = miss > self.checked_limit and part > LARGE_MISS
-        tone: Tone = "bad" if wrong else "good" if inside and not wide else "warn"
+        tone: Tone = "bad" if wrong else "good" if (inside or near) and not wide else "warn"
+        kept = "keeps" if inside else "misses by less than 1 %" if near else "does not keep"
         interval = (
             "no error bars" + ", and too few steps to judge it" * math.isinf(self.checked_limit)
             if barless
-            else f"95 % interval ± {format_number(self.checked_margin)}, which it "
-            f"{'keeps' if inside else 'does not keep'}"
+            else f"95 % interval ± {format_number(self.checked_margin)}, which it {kept}"
         )
         return tone, (
             f"An estimate from samples: over {self.checked_steps} of {self.steps} steps the allocations sum "
@@ -208,6 +216,7 @@ def check_conservation(run: Run, loss: str) -> Conservation:
     )
     tolerance, mass = run.per_step("tolerance", loss), run.per_step("mass", loss)
     finite = np.isfinite([start, end, total, state_change, residual]).all(axis=0)
+    sampled = run.per_step("sampled", loss) if run.has("sampled") else np.zeros_like(finite)
     exceeded = ~run.per_step("converged", loss) | (np.abs(residual) > tolerance)
     scale = float((np.fmax(mass, 0) + np.abs(start) + np.abs(end)).sum())
     gaps, discontinuous = start[1:] - end[:-1], _discontinuous(run, loss)
@@ -229,6 +238,7 @@ def check_conservation(run: Run, loss: str) -> Conservation:
         steps=len(total),
         unconverged_steps=int(np.count_nonzero(exceeded)),
         unmeasured_steps=int(np.count_nonzero(~finite)),
+        estimated_steps=int(np.count_nonzero(~finite & np.isfinite(total) & sampled)),
         has_tolerance=bool(np.isfinite(tolerance).all()),
         largest_tolerance=float(tolerance.max()),
         rounding=summed(scale, EPS32),

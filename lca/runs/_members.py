@@ -12,7 +12,7 @@ from lca.analysis import group_names, group_totals
 from lca.analysis._variables import By
 from lca.runs._balance import Conservation, check_conservation
 from lca.runs._run import Run
-from lca.runs._settings import GROUPS, is_divisions, listed, setting_rows, to_text
+from lca.runs._settings import GROUPS, is_divisions, listed, setting_rows, to_text, without_seed
 
 SEED = "seed"
 Measured: TypeAlias = str | tuple[str, str]
@@ -60,6 +60,11 @@ class Member:
                 for division, of in found[GROUPS].items()
             }
         return found
+
+    @property
+    def estimator(self) -> str:
+        """The estimator without its seed; empty if the record does not state it."""
+        return without_seed(str(self.run.attributes.get("estimator") or ""))
 
     def setting_rows(self) -> list[tuple[str, str]]:
         """The settings as a person writes them, beginning with the estimator."""
@@ -196,7 +201,9 @@ def without_numbers(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def differing(members: "tuple[Member, ...] | list[Member]") -> list[str]:
-    """The settings in which runs differ, other than the seed."""
+    """The settings in which runs differ, other than the seed and that of an estimator."""
     stated = [dict(member.setting_rows()) for member in members]
+    for found in stated:
+        found["estimator"] = without_seed(found["estimator"])
     keys = dict.fromkeys(key for found in stated for key in found if key != SEED)
     return [key for key in keys if len({found.get(key) for found in stated}) > 1]

@@ -228,12 +228,11 @@ def _same_settings(members: list[Member]) -> list[Condition]:
     """
     groups: dict[str, list[Member]] = {}
     for member in members:
-        about = member.run.attributes
         others = {key: value for key, value in member.settings.items() if key != SEED}
         if is_divisions(others.get(GROUPS)):  # by position: Keras numbers the tensors of every model
             names = member.run.layout.names
             others[GROUPS] = {d: [of.get(name) for name in names] for d, of in others[GROUPS].items()}
-        key = repr((about.get("estimator"), form_of(member.run.layout), sorted(others.items(), key=repr)))
+        key = repr((member.estimator, form_of(member.run.layout), sorted(others.items(), key=repr)))
         same = groups.setdefault(key if member.seed else member.label, [])
         if any(member.seed == other.seed for other in same):
             groups[member.label] = [member]

@@ -143,12 +143,12 @@ class Runs(HasTable):
         sampled = [m.label for m in self.members if any(m.run.is_sampled(loss) for loss in m.run.losses)]
         if sampled:
             yield (
-                "The values of these runs are estimated from batches or samples, and their error is in no "
-                f"interval here: {listed(sampled)}."
+                "The values of these runs are estimated from batches or samples; intervals over runs contain "
+                f"an error that differs from run to run, and not a bias of all of them: {listed(sampled)}."
             )
         if len({tuple(member.run.steps.tolist()) for member in self.members}) > 1:
             yield "The runs have different steps, so their sums are over different numbers of them."
-        if len({member.run.attributes.get("estimator") for member in self.members}) > 1:
+        if len({member.estimator for member in self.members}) > 1:
             yield "The runs were measured with different estimators: see the settings."
 
     def condition(self, name: str) -> Condition:

@@ -15,6 +15,7 @@ LONGEST = 2000
 DEEPEST = 4
 _NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[+-]?\d+)?(?![\w.])")
 _RATE = re.compile(r"\b(?:lr|learning_rate)=(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.])")
+_SEED = re.compile(r"(, )?\bseed ?= ?\d+")
 _CALL = re.compile(r"[A-Za-z_]\w*\(.*\)", re.DOTALL)
 
 
@@ -41,6 +42,15 @@ def setting_rows(attributes: Mapping[str, Any], steps: int) -> list[tuple[str, s
         if text and not told:
             rows.append((_label(key, settings), text))
     return rows
+
+
+def without_seed(estimator: str) -> str:
+    """What two runs have in common whose estimators draw different samples, which differ by chance only.
+
+    >>> without_seed("ControlVariate(probe=SampledPathIntegral(size=8, seed=3), every=10)")
+    'ControlVariate(probe=SampledPathIntegral(size=8), every=10)'
+    """
+    return _SEED.sub("", estimator)
 
 
 def learning_rate(attributes: Mapping[str, Any]) -> str:

@@ -173,16 +173,23 @@ def _every_field(
         examples = rng.choice(objective.n_examples, size=batch_size(parts), p=objective.share)
         batch, counts = objective.batch(examples), dict(objective.counts)
         fields: dict[str, Any] = {"scores": ExampleScores(examples, objective.scores(theta, batch))}
-        halves = [objective.batch(half) for half in np.split(examples, parts)]
-        grads = [objective.loss_and_grad(theta, half)[1] for half in halves]
+        pieces = [objective.batch(piece) for piece in np.split(examples, _uneven_cuts(parts))]
+        grads = [objective.loss_and_grad(theta, piece)[1] for piece in pieces]
         objective.counts.update(counts)  # training costs nothing
-        grad = np.mean(grads, axis=0)
-        updates = leave_one_out(sgd, state, grads, theta)
-        fields["micro_batches"] = tuple(map(MicroBatch, grads, updates))
+        sizes = [len(index) for index, _ in pieces]
+        grad = np.average(grads, axis=0, weights=sizes)
+        updates = leave_one_out(sgd, state, grads, theta, sizes=sizes)
+        fields["micro_batches"] = tuple(map(MicroBatch, grads, updates, sizes))
         fields["update_slope"] = update_slope(sgd, state, grad, theta)
         state, delta = sgd.update(state, grad, theta)
         yield Step(theta, theta + delta, index, batch, gradient=grad, **fields)
         theta = theta + delta
+
+
+def _uneven_cuts(parts: int) -> list[int]:
+    """Where a batch is cut into micro-batches of 1, n, ..., n and 2n - 1 examples."""
+    n = batch_size(parts) // parts
+    return [n * m - n + 1 for m in range(1, parts)]
 
 
 @dataclass(frozen=True, eq=False)

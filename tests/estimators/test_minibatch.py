@@ -173,35 +173,47 @@ def test_an_epoch_is_some_batches_and_not_independent_draws():
     assert "gradient" in CrossFit(epoch=40).required_fields
 
 
-@pytest.mark.parametrize("micro_batches", [2, 3, 4])
-def test_cross_fit_error_bars_see_that_the_update_is_noise_too(micro_batches):
-    """Where the mean gradient is 0, all of the left end's error is the product of the noise."""
-    rng, k = np.random.default_rng(micro_batches), 400
-    layout = Layout(("w",), ((k,),))
-    groups, sgd = layout.groups(), SGD(1.0)
+@pytest.mark.parametrize(
+    ("sizes", "slope", "momentum"),
+    [
+        ((1, 1), 0.0, 0.0),
+        ((1, 1, 1), 0.0, 0.0),
+        ((1, 1, 1, 1), 0.0, 0.0),
+        ((1, 7), 0.5, 0.0),
+        ((1, 7), 0.5, 0.9),
+        ((1, 2, 3, 10), 0.5, 0.9),
+    ],
+)
+def test_cross_fit_error_bars_see_that_the_update_is_noise_too(sizes, slope, momentum):
+    """Where the mean gradient is 0, all of the left end's error is the product of the noise.
+
+    Where micro-batches differ in size, the product of noise and mean gradient is a part of it.
+    """
+    m, k = len(sizes), 400
+    rng, layout = np.random.default_rng(m), Layout(("w",), ((k,),))
+    groups, sgd = layout.groups(), SGD(1.0, momentum=momentum)
 
     class Flat:
         layout = Layout(("w",), ((k,),))
 
     bars, theta = ErrorBars(groups), np.zeros(k)
-    allocate = CrossFit(micro_batches, independent=True).start(Flat())
-    noise = [list(rng.normal(size=(micro_batches, k))) for _ in range(301)]
-    batches = [tuple(map(MicroBatch, n, leave_one_out(sgd, sgd.init(theta), n, theta))) for n in noise]
+    allocate, state = CrossFit(m, independent=True).start(Flat()), sgd.init(theta)
+    steps = []
+    for _ in range(301):
+        grads = [rng.normal(slope, n**-0.5, size=k) for n in sizes]
+        updates = leave_one_out(sgd, state, grads, theta, sizes=sizes)
+        mean = np.average(grads, axis=0, weights=sizes)
+        state, update = sgd.update(state, mean, theta)
+        steps.append((theta, mean, tuple(map(MicroBatch, grads, updates, sizes))))
+        theta = theta + update
     errors = []
-    for t, (now, after) in enumerate(zip(batches[:-1], batches[1:], strict=True)):
-        end = theta - np.mean(noise[t], axis=0)
-        step = Step(
-            theta,
-            end,
-            t,
-            micro_batches=now,
-            next_micro_batches=after,
-            next_gradient=np.mean(noise[t + 1], axis=0),
+    for t, (now, after) in enumerate(itertools.pairwise(steps)):
+        (start, _, parts), (end, mean, next_parts) = now, after
+        a = allocate(
+            Step(start, end, t, micro_batches=parts, next_micro_batches=next_parts, next_gradient=mean)
         )
-        a = allocate(step)  # the true allocation is 0 everywhere
         bars.update(a)
-        errors.append(a.values.sum())
-        theta = end
+        errors.append(a.values.sum() - slope * (end - start).sum())
     ratio = np.mean(np.square(errors)) / np.mean(bars.per_step() ** 2)
     assert 0.75 < ratio < 1.35  # 300 squares of nearly normal numbers: ±8 %, and as much for the variances
 

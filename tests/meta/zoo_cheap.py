@@ -6,7 +6,6 @@ import numpy as np
 
 from lca import LEFT, MIDPOINT, RIGHT, SIMPSON, TRAPEZOID
 from lca.estimators import ControlVariate, CrossFit, NextBatch, NodeReplicates, SameBatch, SampledPathIntegral
-from lca.step import MicroBatch
 from tests.meta.animals import Passing, Wrong
 
 PAIR = SampledPathIntegral(TRAPEZOID, 6, micro_batches=2)
@@ -112,7 +111,7 @@ class ForgetsMomentum(CrossFit):
 
         def forgetful(step):
             a, b = step.micro_batches
-            parts = (MicroBatch(a.gradient, -0.05 * b.gradient), MicroBatch(b.gradient, -0.05 * a.gradient))
+            parts = replace(a, update=-0.05 * b.gradient), replace(b, update=-0.05 * a.gradient)
             return allocate_step(replace(step, micro_batches=parts))
 
         return forgetful
@@ -125,6 +124,23 @@ class SpreadOfProducts(CrossFit):
         products = [left * part.gradient * part.update for part in step.micro_batches]
         shares = NodeReplicates(step, [(right, [part.gradient for part in step.next_micro_batches])])
         return {step.index: products, step.index + 1: shares}
+
+
+class SpreadWithoutSizes(CrossFit):
+    """Error bars from micro-batches that differ in size, as if they did not."""
+
+    def start(self, objective):
+        allocate_step = super().start(objective)
+
+        def alike(parts):
+            return tuple(replace(part, weight=1.0) for part in parts)
+
+        def without_sizes(step):
+            now, after = alike(step.micro_batches), alike(step.next_micro_batches)
+            equal = replace(step, micro_batches=now, next_micro_batches=after)
+            return replace(allocate_step(step), replicates=allocate_step(equal).replicates)
+
+        return without_sizes
 
 
 class TwiceTheSample(SampledPathIntegral):
@@ -166,6 +182,11 @@ WRONG_CHEAP = {
         "cross-fit error bars from the products themselves, which are equal for two halves and SGD",
         OF_STEPS,
         lambda: SpreadOfProducts(independent=True),
+    ),
+    "spread without sizes": Wrong(
+        "cross-fit error bars that do not weigh the micro-batches",
+        OF_STEPS,
+        lambda: SpreadWithoutSizes(independent=True),
     ),
     "twice the sample": Wrong(
         "one sample reported as two replicates",

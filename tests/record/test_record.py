@@ -128,6 +128,8 @@ def test_the_record_says_what_it_is(tmp_path):
     assert "Negative: helping" in about["conventions"]
     assert json.loads(about["layout"])["names"] == list(LAYOUT.names)
     assert run.total.attrs == {"long_name": "Σ_i A_i", "units": "loss"}
+    for name in ("tensor_helping", "layer_hurting", "histogram_helping", "histogram_hurting"):
+        assert run[name].attrs["long_name"].endswith("; where sampled, of noisy A")
     assert run.layer_helping.attrs["units"] == "1"
 
 

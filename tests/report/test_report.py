@@ -123,6 +123,12 @@ CHECKED = {
         "a difference of 5.0 % (95 % interval ± 0.01, which it does not keep)",
     ),
     "outside, and far": (-0.5, 0.01, "bad", "a difference of 50.0 %"),
+    "of exact gradients, and near": (
+        -1.005,
+        0.0,
+        "good",
+        "a difference of 0.5 % (95 % interval ± 0, which it misses by less than 1 %)",
+    ),
     "near, without error bars": (-0.995, None, "good", "a difference of 0.5 % (no error bars, and too few"),
     "roughly, without error bars": (-0.95, None, "warn", "a difference of 5.0 % (no error bars, and too few"),
     "far, without error bars": (
@@ -132,6 +138,18 @@ CHECKED = {
         "a difference of 80.0 % (no error bars, and too few steps to judge it)",
     ),
 }
+
+
+def test_steps_without_a_loss_are_estimates_if_the_record_says_so(tmp_path):
+    def verdict(name, **nothing):
+        with Record(tmp_path / name, LAYOUT) as record:
+            for step, values in enumerate(run_values(3)):
+                record.update(allocation(values, step, 2.0, **nothing if step else SMALL))
+        return check_conservation(Run(open_record(tmp_path / name)), "train").verdict()
+
+    said = "Not checked: 2 of 3 steps are estimates from batches or samples, which measure no loss."
+    assert verdict("sampled", residual=np.nan, sampled=True) == ("warn", said)
+    assert verdict("exact", residual=np.nan)[0] == "bad"
 
 
 @pytest.mark.parametrize(("total", "margin", "tone", "said"), CHECKED.values(), ids=CHECKED)
@@ -489,7 +507,7 @@ def test_the_rows_of_a_sampled_run_are_those_of_its_self_check(tmp_path):
     assert "not measured" not in str(table.rows)
     unchecked = Run(write(tmp_path / "r", run_values(3), extra=lambda *_: nothing))
     [table] = sections.balance(unchecked).tables
-    assert [row[1] for row in table.rows[:3]] == ["0 of 3", "not checked", "not checked"]
+    assert [row[1] for row in table.rows[:4]] == ["0 of 3", "not checked", "not checked", "not checked"]
     assert len(sections.balance(unchecked).paragraphs) == 1
 
 

@@ -138,7 +138,23 @@ def test_lines_and_estimates_are_said_before_their_numbers(tmp_path):
     runs = lca.open_runs({name: [tmp_path / f"{name}.zarr"] for name in made})
     said = " ".join(runs.cautions)
     assert "straight line over several updates (span=), and not their path: lines." in said
-    assert "estimated from batches or samples, and their error is in no interval here: samples." in said
+    assert "estimated from batches or samples; intervals over runs contain" in said
+    assert "The runs were measured with different estimators" in said
+
+
+def test_runs_whose_samples_differ_differ_by_chance_only(tmp_path):
+    runs = {}
+    for seed in range(2):
+        estimator, settings = SampledPathIntegral(size=2, seed=seed), {"seed": seed}
+        path = runs[seed] = tmp_path / f"{seed}.zarr"
+        with lca.Record(path, LAYOUT, estimator=estimator, settings=settings) as record:
+            values = np.full(LAYOUT.size, 1.0 + seed)
+            record.update(lca.StepAllocation(values, np.nan, np.nan, np.nan, mass=1.0, sampled=True))
+    [condition] = lca.open_runs(list(runs.values())).conditions
+    said = " ".join(lca.open_runs({"samples": list(runs.values())}).cautions)
+    assert len(condition.members) == 2
+    assert "differ in" not in said
+    assert "different estimators" not in said
 
 
 @pytest.mark.parametrize(
