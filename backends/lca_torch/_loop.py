@@ -78,7 +78,7 @@ class Loop(LoopContext):
 
     def update_begins(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """An update begins at these parameters, which these optimizers move in the run."""
-        self._optimizers = optimizers
+        self._optimizers, self._check = optimizers, None
         if self._requested():
             self._start = self._grads.places()
             self._look_at_theta()
@@ -117,11 +117,14 @@ class Loop(LoopContext):
         found = self._grads.nonzero()
         changed = found if self._seen is None else found & self._grads.changed(self._seen)
         if self._seen is None or not changed:  # the first pass of an update, or gradients zeroed
-            self._marks, self._batches = [], self._batches[-1:]
-            self._marked = False
+            self._begin_anew()
             self._grads.unknown = found
         else:
             self._grads.unknown |= changed
+
+    def _begin_anew(self) -> None:
+        """The gradient of the update begins with that of the last batch; what was taken before is gone."""
+        self._marks, self._batches, self._marked = [], self._batches[-1:], False
 
     def _pass_ended(self) -> None:
         fields = self._requested()

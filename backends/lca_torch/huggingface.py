@@ -85,6 +85,10 @@ class _TrainerLoop(Loop):
         super().clear()
         self._forward, self._losses = [], []
 
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        self._losses = self._losses[-1:]
+
     def _weights(self) -> Sequence[float]:
         """For each batch of the update its gradient, divided by that of its mean loss.
 
