@@ -51,6 +51,7 @@ class Loop(LoopContext):
         self._taken: Places | None = None  # where the parameters were then
         self._start: Places | None = None  # and when the update began
         self._marked = False
+        self._number = 0  # backward passes of the update
         self._theta: Tensor | None = None  # the parameters when this update was first looked at
         self._moved = False  # whether they have changed since
         self._used = 0  # updates of which the gradient was used
@@ -103,7 +104,7 @@ class Loop(LoopContext):
     def clear(self) -> None:
         super().clear()
         self._before = self._seen = self._total = self._taken = self._start = self._check = None
-        self._theta, self._marked, self._moved = None, False, False
+        self._theta, self._marked, self._moved, self._number = None, False, False, 0
         if self._ranks is not None:
             self._ranks.clear()
 
@@ -125,11 +126,13 @@ class Loop(LoopContext):
     def _begin_anew(self) -> None:
         """The gradient of the update begins with that of the last batch; what was taken before is gone."""
         self._marks, self._batches, self._marked = [], self._batches[-1:], False
+        self._number = 0
 
     def _pass_ended(self) -> None:
         fields = self._requested()
         if not fields:
             return
+        self._number += 1
         self._seen = self._grads.versions()
         self._taken = self._grads.places()
         if not GRADIENT_FIELDS.isdisjoint(fields):
@@ -223,6 +226,12 @@ class Loop(LoopContext):
                 "may share one, and hooks or wrappers may move the parameters before the optimizer does). "
                 f"Take the gradient where the update starts, and let the optimizer alone move, {ELSE}"
             )
+
+    def _compare(self) -> None:
+        if self._batches:
+            super()._compare()
+        else:
+            self.accumulation.compare(self._number, passes_of=id(self._optimizer))
 
     def _moving(self, gradient: Tensor) -> Tensor:
         return self._grads.without(gradient, self._unowned())

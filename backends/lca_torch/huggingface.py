@@ -89,6 +89,9 @@ class _TrainerLoop(Loop):
         super()._begin_anew()
         self._losses = self._losses[-1:]
 
+    def _compare(self) -> None:
+        self.accumulation.compare(1, len(self._marks))  # the trainer divides by the number that it has
+
     def _weights(self) -> Sequence[float]:
         """For each batch of the update its gradient, divided by that of its mean loss.
 

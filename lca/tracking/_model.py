@@ -191,7 +191,9 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         if self._updates_seen & (self._updates_seen - 1) == 0 and not GRADIENT_FIELDS.isdisjoint(fields):
             self._warn_of_training()
         found = self._context.supply(fields)
-        self._session.note_irregular(self.steps, self._context.irregular)
+        self._session.note_irregular(
+            self.steps, self._context.irregular, first=self._context.accumulation.first
+        )
         return found
 
     def _warn_of_training(self) -> None:

@@ -137,6 +137,7 @@ class Session:
         self.skipped_steps = 0
         self._measured, self._skipped = False, ""  # why the first step was skipped
         self._irregular: dict[int, str] = {}  # of the last two updates
+        self._first = ""  # what the first update did, if it was irregular, which the second shows
         self._misses = Misses()
         self._lines = CheckpointLines()
         self._precision = PrecisionDifference(self.objectives)
@@ -275,9 +276,22 @@ class Session:
         for objective in self._checked:
             objective.check()
 
-    def note_irregular(self, update: int, what: str) -> None:
-        """Remember what the update of this index did that others do not; empty if it is like others."""
+    def note_irregular(self, update: int, what: str, *, first: str = "") -> None:
+        """Remember what the update of this index did that others do not; empty if it is like others.
+
+        ``first`` is what the first update did, as later ones show, so that its gradient may be too small.
+        """
         self._irregular = {update - 1: self._irregular.get(update - 1, ""), update: what}
+        if first and not self._first:
+            self._first = first
+            if self._measured:
+                warnings.warn(
+                    f"the update whose gradient the first measured step has {first}. If the loop divides by "
+                    "the usual number all the same, as where training is resumed in the middle of an epoch, "
+                    "that gradient is too small, and so is the allocation of the step.",
+                    LCAWarning,
+                    stacklevel=2,
+                )
 
     def measure(self, step: Step) -> None:
         """Allocate ``step``, update the views and write the record.
@@ -285,6 +299,8 @@ class Session:
         A step that lacks a required field is skipped and counted in ``skipped_steps`` if an earlier step had
         it, or if the update that should have it is irregular; otherwise this raises `IncompleteStepError`.
         """
+        if self._first and step.index == self.first_step:
+            step = replace(step, gradient=None, micro_batches=(), halves=(), update_slope=None)
         try:
             found = self._allocate(step)
         except IncompleteStepError as error:
@@ -450,6 +466,8 @@ class Session:
         """Why a step lacks this field, if the update that should have it is irregular; else empty."""
         update = step.index + field.startswith("next_")
         irregular = self._irregular.get(update) if field in self.required_fields else None
+        if update == self.first_step:
+            irregular = irregular or self._first
         name = type(self.estimator).__name__
         if not irregular:
             return ""
