@@ -52,6 +52,9 @@ class Loop(LoopContext):
         self._taken: Places | None = None  # where the parameters were then
         self._start: Places | None = None  # and when the update began
         self._marked = False
+        self._number = 0  # backward passes of the update
+        self._of_each: list[int] = []  # those of each micro-batch
+        self._outside = False  # whether one belongs to no micro-batch
         self._theta: Tensor | None = None  # the parameters when this update was first looked at
         self._moved = False  # whether they have changed since
         self._used = 0  # updates of which the gradient was used
@@ -79,7 +82,7 @@ class Loop(LoopContext):
 
     def update_begins(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """An update begins at these parameters, which these optimizers move in the run."""
-        self._optimizers = optimizers
+        self._optimizers, self._check = optimizers, None
         if self._requested():
             self._start = self._grads.places()
             self._look_at_theta()
@@ -111,6 +114,7 @@ class Loop(LoopContext):
         super().clear()
         self._before = self._seen = self._total = self._taken = self._start = self._check = None
         self._theta, self._marked, self._moved = None, False, False
+        self._number, self._of_each, self._outside = 0, [], False
         if self._ranks is not None:
             self._ranks.clear()
 
@@ -126,31 +130,45 @@ class Loop(LoopContext):
         found = self._grads.nonzero()
         changed = found if self._seen is None else found & self._grads.changed(self._seen)
         if self._seen is None or not changed:  # the first pass of an update, or gradients zeroed
-            self._marks, self._batches = [], self._batches[-1:]
-            self._marked = False
+            self._begin_anew()
             self._grads.begin(found)
         else:
             self._grads.unknown |= changed
+
+    def _begin_anew(self) -> None:
+        """The gradient of the update begins with that of the last batch; what was taken before is gone."""
+        self._marks, self._batches, self._marked = [], self._batches[-1:], False
+        self._number, self._of_each, self._outside = 0, [], False
 
     def _pass_ended(self) -> None:
         fields = self._requested()
         if not fields:
             return
+        self._number += 1
         self._seen = self._grads.versions()
         self._taken = self._grads.places()
         if not GRADIENT_FIELDS.isdisjoint(fields):
             self._total = self._grads.read()
             self._look_at_theta()
-        if "micro_batches" in fields and self._ranks is None and self._weight is not None:
-            assert self._total is not None
-            self._grads.pass_ended(self._passes.reached)
-            weight = self._weight
-            if self._marks and (self._marked or not weight):
-                # Several passes for one micro-batch; or one of weight 0, with the micro-batch before.
-                weight, _ = self._marks.pop()
-            if weight:
-                self._marks.append((weight, self._total))
+        if "micro_batches" in fields and self._ranks is None:
+            self._mark()
         self._marked = True
+
+    def _mark(self) -> None:
+        """The micro-batch under way has made a backward pass."""
+        weight, passes = self._weight, 1
+        if weight is None:
+            self._outside = True
+            return
+        assert self._total is not None
+        self._grads.pass_ended(self._passes.reached)
+        if self._marks and (self._marked or not weight):
+            # Several passes for one micro-batch; or one of weight 0, with the micro-batch before.
+            passes = self._of_each.pop() + (weight > 0)
+            weight, _ = self._marks.pop()
+        if weight:
+            self._marks.append((weight, self._total))
+            self._of_each.append(passes)
 
     def _look_at_theta(self) -> None:
         """Notice that the parameters change during an update, also by what torch does not count (`.data`).
@@ -165,6 +183,8 @@ class Loop(LoopContext):
             self._moved = not self._grads.is_at(self._theta)
 
     def _begin_micro_batch(self, weight: float) -> None:
+        # A pass between the beginning of a batch and that of its first piece belongs to no piece.
+        self._outside |= self._weight is not None and self._marked
         super()._begin_micro_batch(weight)
         self._before, self._marked = self._grads.versions(), False
 
@@ -233,6 +253,12 @@ class Loop(LoopContext):
                 f"Take the gradient where the update starts, and let the optimizer alone move, {ELSE}"
             )
 
+    def _compare(self) -> None:
+        if self._batches:
+            super()._compare()
+        else:
+            self.accumulation.compare(self._number, passes_of=id(self._optimizer))
+
     def _moving(self, gradient: Tensor) -> Tensor:
         return self._grads.without(gradient, self._unowned())
 
@@ -273,15 +299,19 @@ class Loop(LoopContext):
 
     def _sums(self) -> list[Tensor]:
         """The sum of the gradients at the end of each micro-batch."""
-        sums = [mark for _, mark in self._marks]
-        if self._total is None or sums[-1] is not self._total:
-            raise LCAError(
-                "a backward pass of this update belongs to no micro-batch; loop over tracker.batches(loader) "
-                "or tracker.micro_batches(batch, n) for all of them, and add a penalty to the loss of each "
-                f"micro-batch (weight * (loss + penalty)), {ELSE}"
-            )
-        self._grads.require_alike()
-        return sums
+        sums, numbers = [mark for _, mark in self._marks], sorted(set(self._of_each))
+        if self._outside or self._total is None or sums[-1] is not self._total:
+            which = "belongs to no micro-batch"
+        elif len(numbers) > 1:
+            which = f"may belong to all micro-batches, as one has {numbers[-1]} and another {numbers[0]}"
+        else:
+            self._grads.require_alike()
+            return sums
+        raise LCAError(
+            f"a backward pass of this update {which}; loop over tracker.batches(loader) or "
+            "tracker.micro_batches(batch, n) for all of them, and add a penalty to the loss of each "
+            f"micro-batch (weight * (loss + penalty)), {ELSE}"
+        )
 
     def _agree_on_weights(self) -> bool:
         weights, known = self._grads.agreed(

@@ -42,7 +42,8 @@ class Tracker(ModelTracker[Loop]):
     gradient accumulation and clipping, parameter groups and learning-rate schedules need no extra code; an
     update that a `torch.amp.GradScaler` skips is not a step, nor is a call of ``step()`` while no parameter
     has a gradient, or with a closure that takes none. The step of a wrapper (Lookahead, SAM, those of
-    accelerate and Fabric) and of the optimizer inside it is one step.
+    accelerate and Fabric) and of the optimizer inside it is one step; one that makes no update, as between
+    the batches that accelerate accumulates, is none.
 
     Parameters
     ----------
@@ -353,7 +354,7 @@ class _StepListener:
             with self._session.guarded(self._follower.steps):
                 self._context.update_made()
             self._follower.after()
-        self._context.clear()
+            self._context.clear()
 
 
 class _LiveTheta:

@@ -29,7 +29,7 @@ class Listener(Protocol):
         """The gradients are as ``optimizer`` sees them, at the parameters where the update begins."""
 
     def after(self, *, made: bool) -> None:
-        """An update was made, or none was (a `torch.amp.GradScaler` skipped it, or there is no gradient)."""
+        """An update was made, or none was (a GradScaler skipped it, there is no gradient, or not yet)."""
 
 
 class Updates:

@@ -93,6 +93,13 @@ class _TrainerLoop(Loop):
     def _rank_weights(self, count: int) -> Sequence[float]:
         return [sum(own) for own in self._weights_of_each()]
 
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        self._losses = self._losses[-1:]
+
+    def _compare(self) -> None:
+        self.accumulation.compare(1, len(self._marks))  # the trainer divides by the number that it has
+
     def _weights(self) -> Sequence[float]:
         """For each batch of the update its gradient, divided by that of its mean loss, of all processes."""
         return [fmean(weights) for weights in zip(*self._weights_of_each(), strict=True)]

@@ -82,6 +82,7 @@ class LoopContext(ABC):
         self._scores: list[ExampleScores] = []
         self._weight: float | None = None  # of the micro-batch under way
         self._told = True  # whether the weights of all batches were passed
+        self._compared = False  # whether the number of its batches was compared
         self._weightless = False  # whether one of its micro-batches has weight 0
         self._part_counts = False  # whether clipping and scaling leave out what no optimizer moves
         # Of the run:
@@ -185,6 +186,9 @@ class LoopContext(ABC):
 
     def clear(self) -> None:
         """The update has been made, or will not be made; the next one begins."""
+        if self._batches and not self._compared:
+            self.accumulation.compare(len(self._batches))
+        self._compared = False
         self._batches, self._marks, self._scores, self._weight = [], [], [], None
         self._told, self._weightless, self._begun, self._parts = True, False, False, 1
 
@@ -199,7 +203,8 @@ class LoopContext(ABC):
         applied = self._gradient()
         if applied is None:
             return {}
-        self.accumulation.compare(max(1, len(self._batches)), len(self._marks))
+        self._compared = True
+        self._compare()
         self.irregular = self.irregular or self.accumulation.fewer
         if self.accumulation.scale is None:
             return {}
@@ -220,6 +225,10 @@ class LoopContext(ABC):
         if "update_slope" in fields:
             found["update_slope"] = self._update_slope(applied, factor / by)
         return found
+
+    def _compare(self) -> None:
+        """Compare the number of batches in this update with that of others."""
+        self.accumulation.compare(max(1, len(self._batches)), len(self._marks))
 
     def _factor(self, total: Vector, applied: Vector) -> float:
         """`multiple_of`; if there is no factor for all parameters, that for those that an optimizer moves."""

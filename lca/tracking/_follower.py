@@ -254,7 +254,7 @@ class RunFollower:
 
     def _skip_pending(self) -> None:
         self._pending.step = None
-        self._session.skipped_steps += 1
+        self._session.skips.number += 1
 
     def _look_ahead(self, state: State | None = None) -> None:
         """Decide, once, whether the next step is measured, and remember the state in which it begins."""

@@ -197,7 +197,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
                 self._warn_of_training()
             self._look_at_batches()
         found = self._context.supply(fields)
-        self._session.note_irregular(self.steps, self._context.irregular)
+        self._session.skips.note(self.steps, self._context.irregular, first=self._context.accumulation.first)
         return found
 
     def _warn_of_training(self) -> None:

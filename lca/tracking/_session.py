@@ -52,6 +52,7 @@ from lca.tracking._options import (
 from lca.tracking._path_sums import PathDifference, PathSums
 from lca.tracking._precision import PrecisionDifference
 from lca.tracking._self_check import SelfCheck
+from lca.tracking._skips import Skips
 from lca.tracking._state_moves import StateMoves
 from lca.views import GroupTotals, View
 from lca.views._view import reader_of
@@ -87,8 +88,8 @@ class Session:
         With ``span``: the sums over the updates under the next step, by loss, if they were measured.
     failed
         Whether there was an error in measuring since the run began, which may have been raised.
-    skipped_steps
-        As in `lca.tracking.TrackerBase`.
+    skips
+        The steps that were to be measured and lacked a required field.
     live
         What is shown and logged while the run goes on.
     check_every
@@ -136,10 +137,7 @@ class Session:
         self.reduced = getattr(estimator, "reduced", dict)
         self.live = LiveOutputs(settings.progress, settings.log_to, span=span)
         self._every, self._on_error = settings.every, settings.on_error
-        self._advice = advice or {}
-        self.skipped_steps = 0
-        self._measured, self._skipped = False, ""  # why the first step was skipped
-        self._irregular: dict[int, str] = {}  # of the last two updates
+        self.skips = Skips(type(estimator).__name__, self.required_fields, advice or {})
         self._misses = Misses()
         self._lines = CheckpointLines()
         self._precision = PrecisionDifference(self.objectives)
@@ -283,36 +281,21 @@ class Session:
         """Remember what makes the allocations of this loop wrong, for the warning of the self-check."""
         self._check.seen[cause] = None
 
-    def note_irregular(self, update: int, what: str) -> None:
-        """Remember what the update of this index did that others do not; empty if it is like others."""
-        self._irregular = {update - 1: self._irregular.get(update - 1, ""), update: what}
-
     def measure(self, step: Step) -> None:
         """Allocate ``step``, update the views and write the record.
 
-        A step that lacks a required field is skipped and counted in ``skipped_steps`` if an earlier step had
-        it, or if the update that should have it is irregular; otherwise this raises `IncompleteStepError`.
+        A step that lacks a required field is skipped, or `IncompleteStepError` is raised, as `Skips` says.
         """
+        step = self.skips.without_small_gradient(step)
         try:
             found = self._allocate(step)
         except IncompleteStepError as error:
             self._check.end(step.start)
-            cause = self._cause(step, error.field)
-            self._add_advice(error)
-            if not (self._measured or cause):
-                raise
-            if not self._skipped:
-                self._skipped = cause or str(error)
-                warnings.warn(
-                    f"skipped, as are later steps like it (see the attribute skipped_steps): {self._skipped}",
-                    LCAWarning,
-                    stacklevel=2,
-                )
-            self.skipped_steps += 1
+            self.skips.add(step, error)
             return
-        if not self._measured:
+        if not self.skips.measured:
             self._warn_of_terms(found)
-        self._measured = True
+        self.skips.measured = True
         self.state_moves.add(step)
         self._precision.begin(step.start)
         self._misses.update(found)
@@ -439,8 +422,8 @@ class Session:
                     "path_difference_steps": difference.lines,
                 }
             summaries[name] |= self._lines.summary() | self._precision.summary(name)
-            if self.skipped_steps:
-                summaries[name]["skipped_steps"] = self.skipped_steps
+            if self.skips.number:
+                summaries[name]["skipped_steps"] = self.skips.number
         return summaries
 
     def _warn_of_terms(self, found: Mapping[str, StepAllocation]) -> None:
@@ -456,21 +439,6 @@ class Session:
                 LCAWarning,
                 stacklevel=3,
             )
-
-    def _cause(self, step: Step, field: str) -> str:
-        """Why a step lacks this field, if the update that should have it is irregular; else empty."""
-        update = step.index + field.startswith("next_")
-        irregular = self._irregular.get(update) if field in self.required_fields else None
-        name = type(self.estimator).__name__
-        if not irregular:
-            return ""
-        return f"step {step.index}: {name} requires Step.{field}, and update {update} {irregular}."
-
-    def _add_advice(self, error: IncompleteStepError) -> None:
-        """Append to the message how this training loop supplies the missing field."""
-        advice = self._advice.get(error.field.removeprefix("next_"))
-        if advice:
-            error.args = (f"{str(error).rstrip('.')}; {advice}.",)
 
     def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
         layout = check_same_layout((o.layout for o in self.objectives.values()), "the losses of one record")
@@ -491,14 +459,7 @@ class Session:
     def _reason(self) -> str:
         if self.error is not None:
             return f": {type(self.error).__name__}: {self.error}".rstrip(".")
-        if self._skipped:
-            return f": {self.skipped_steps} skipped, the first as follows: {self._skipped}".rstrip(".")
-        if self.skipped_steps:
-            return (
-                f": {self.skipped_steps} skipped, as the estimator requires fields of the next update, and "
-                "none began where a step had ended (as if parameters are clamped between updates)"
-            )
-        return ""
+        return f": {reason}" if (reason := self.skips.reason) else ""
 
 
 class _Guarded:

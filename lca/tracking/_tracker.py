@@ -118,7 +118,7 @@ class TrackerBase(HasTable):
         from the batches left over at the end of an epoch may lack micro-batches that earlier updates had.
         Always 0 for estimators without ``required_fields``.
         """
-        return self._session.skipped_steps
+        return self._session.skips.number
 
     @property
     def views(self) -> Mapping[str, Any]:

@@ -144,6 +144,11 @@ def fabric(model, optimizer, tracker, loader, *, clip, m):
 LOOPS = [plain, split, uneven, scaled, accelerated, fabric]
 
 
+def prepared(optimizer, loop):
+    """The optimizer as the tracker gets it: that of accelerate is a wrapper."""
+    return Accelerator(cpu=True).prepare(optimizer) if loop is accelerated else optimizer
+
+
 def _groups(batches, m):
     """The batches in groups of ``m``, read one by one."""
     for first in batches:
@@ -170,6 +175,7 @@ def run(loop, kind, clip, m, *, seed=0, tracked=True):
     if tracked:
         allocations = exact(optimizer, model, *measured)
         objective = Objective(model, cross_entropy, measured, batch_size=2000)
+        optimizer = prepared(optimizer, loop)
         with Tracker(model, optimizer, objective, CrossFit(m), on_error="raise") as tracker:
             loop(model, optimizer, tracker, loader, clip=clip, m=m)
         found = np.array([*tracker.summary()["train"]["per_tensor"].values()])

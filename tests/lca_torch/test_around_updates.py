@@ -1,5 +1,7 @@
 """What loops do to parameters, gradients and weights around an update: noticed, or of no consequence."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -234,31 +236,68 @@ def test_an_update_with_a_micro_batch_of_weight_zero_is_skipped_wherever_it_come
     assert measured == [step for step in range(5) if at not in (step, step + 1)]
 
 
-def test_an_update_from_batches_left_over_is_skipped_with_its_cause():
-    """Two of five at the end of an epoch; in a run that is resumed there, the first update is such a one."""
+def left_over(numbers, estimator, *, told=True, **options):
+    """The measured steps of a run that makes its updates from so many batches, with losses divided by 3."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = iter(BATCHES * 4)
+    with tracked(model, optimizer, estimator, views=Kept, **options) as tracker:
+        for number in numbers:
+            optimizer.zero_grad()
+            own = [next(loader) for _ in range(number)]
+            for batch in tracker.batches(own) if told else own:
+                (loss_of(model, batch) / 3).backward()
+            optimizer.step()
+    return [row.step for row in tracker.views["train"].rows]
 
-    def run(numbers, estimator):
-        model = network()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        loader = iter(BATCHES * 3)
-        with tracked(model, optimizer, estimator, views=Kept) as tracker:
-            for number in numbers:
-                optimizer.zero_grad()
-                for batch in tracker.batches([next(loader) for _ in range(number)]):
-                    (loss_of(model, batch) / 3).backward()
+
+@pytest.mark.parametrize(
+    ("told", "estimator", "numbers", "measured"),
+    [
+        (True, SameBatch(), [3, 2, 3, 3, 2], [0, 2, 3]),
+        (True, CrossFit(3), [3, 2, 3, 3, 2], [2]),
+        (True, SameBatch(), [3, 1, 2, 3], [0, 3]),  # a batch that follows those left over gave no gradient
+        (False, SameBatch(), [3, 2, 3, 3, 2], [0, 2, 3]),
+        (False, LaggedCrossFit(), [3, 2, 3, 3, 3], [2, 3]),
+    ],
+    ids=str,
+)
+def test_an_update_from_batches_left_over_is_skipped_with_its_cause(told, estimator, numbers, measured):
+    """Two of five at the end of an epoch."""
+    what = "micro-batches" if told else "backward passes"
+    with pytest.warns(LCAWarning, match=rf"and update 1 was made from \d of the usual 3 {what}"):
+        assert left_over(numbers, estimator, told=told) == measured
+
+
+def test_updates_of_steps_that_are_not_measured_tell_how_many_batches_are_usual():
+    """`RIGHT` takes no gradient of the first update; `every` may measure only those that end epochs."""
+    with pytest.warns(LCAWarning, match="step 0: .*, and update 1 was made from 2 of the usual 3"):
+        assert left_over([3, 2, 3, 3], NextBatch(RIGHT)) == [1, 2]
+    with pytest.warns(LCAWarning, match="step 1: .*, and update 1 was made from 2 of the usual 3"):
+        assert left_over([3, 2, 3, 2, 3], SameBatch(), every=lambda step: step in (1, 3, 4)) == [4]
+
+
+@pytest.mark.parametrize("estimator", [CrossFit(3), LaggedCrossFit()], ids=str)
+def test_a_first_update_from_batches_left_over_is_skipped(estimator):
+    """As where a run is resumed at the end of an epoch; a step that is measured at once is warned of."""
+    with pytest.warns(LCAWarning, match="step 0: .*, and update 0 was made from 2 of the usual 3"):
+        assert left_over([2, 3, 3, 3], estimator) == [1, 2]
+    with pytest.warns(LCAWarning, match="the first measured step has was made from 2 of the usual 3 micro-b"):
+        assert left_over([2, 3, 3, 3], SameBatch()) == [0, 1, 2, 3]
+
+
+@pytest.mark.filterwarnings("error")
+def test_optimizers_that_take_turns_may_take_other_numbers_of_backward_passes():
+    model = network()
+    two, one = (torch.optim.SGD(own.parameters(), lr=0.1) for own in (model[0], model[-1]))
+    with tracked(model, [two, one], SameBatch(), views=Kept) as tracker:
+        for first, second in pairwise(BATCHES):
+            for optimizer, batches in ((two, (first, second)), (one, (first,))):
+                model.zero_grad()
+                for batch in batches:
+                    loss_of(model, batch).backward()
                 optimizer.step()
-        return [row.step for row in tracker.views["train"].rows]
-
-    with pytest.warns(
-        LCAWarning, match="step 1: .*, and update 1 was made from 2 of the usual 3 micro-batch"
-    ):
-        assert run([3, 2, 3, 3, 2], SameBatch()) == [0, 2, 3]
-    with pytest.warns(
-        LCAWarning, match="step 0: .*, and update 1 was made from 2 of the usual 3 micro-batch"
-    ):
-        assert run([3, 2, 3, 3, 2], CrossFit(3)) == [2]
-    with pytest.warns(LCAWarning, match="the first update was made from 2 batches and the second from 3"):
-        assert run([2, 3, 3, 3], SameBatch()) == [0, 1, 2, 3]
+    assert tracker.skipped_steps == 0
 
 
 @pytest.mark.parametrize("how", ["clipped", "scaled"])

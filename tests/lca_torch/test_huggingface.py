@@ -11,7 +11,7 @@ import lca
 from lca import RIGHT, tolerances
 from lca.analysis import group_totals
 from lca.errors import LCAError, LCAWarning
-from lca.estimators import CrossFit, LaggedCrossFit, NextBatch
+from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
 from lca_torch import Objective, replay
 from tests.laws.callbacks import LAWS, one_warning
 from tests.laws.runs import Kept, Shown
@@ -225,6 +225,13 @@ def test_accumulated_batches_are_micro_batches(tmp_path):
         gap = (first.gradient + second.gradient) / 2 - row.source.next_gradient
         scale = float(row.source.next_gradient.abs().max())
         assert float(gap.abs().max()) <= tolerances.gradient(scale, 2.0**-23)
+
+
+def test_an_update_from_the_batches_left_over_in_an_epoch_is_measured(tmp_path):
+    """The trainer divides by the number of those."""
+    callback = TrainerCallback(measure, SameBatch(), on_error="raise")
+    train(gpt2(), tmp_path, callback, gradient_accumulation_steps=3, max_steps=3)
+    assert (callback.steps, callback.skipped_steps) == (3, 0)
 
 
 WORDS, LENGTH = 12, 10

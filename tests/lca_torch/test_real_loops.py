@@ -237,6 +237,34 @@ def test_several_backward_passes_for_one_micro_batch_add_up(reentrant, checkpoin
         torch.testing.assert_close(part.gradient, wanted)
 
 
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [
+        ("before", "belongs to no micro-batch"),
+        ("before the pieces of a batch", "belongs to no micro-batch"),
+        ("in the first", "may belong to all micro-batches, as one has 2 and another 1"),
+        ("in the last", "may belong to all micro-batches, as one has 2 and another 1"),
+        ("after", "belongs to no micro-batch"),
+    ],
+)
+def test_a_backward_pass_for_all_micro_batches_is_refused(at, text):
+    model, optimizer, tracker = measured(CrossFit())
+    with tracker:
+        if at == "before":
+            backward(model)
+        if at == "before the pieces of a batch":
+            tracker.begin_batch(X[:20], Y[:20])
+            backward(model)
+        for number, _ in enumerate(tracker.micro_batches((X[:20], Y[:20]), 2)):
+            backward(model)
+            if at == ("in the first", "in the last")[number]:
+                backward(model)
+        if at == "after":
+            backward(model)
+        with pytest.raises(LCAError, match=f"a backward pass of this update {text}; .* add a penalty to"):
+            optimizer.step()
+
+
 def test_a_backward_pass_that_fails_is_over():
     shown = Shown(("gradient", "micro_batches"))
     model, optimizer, tracker = measured(shown)

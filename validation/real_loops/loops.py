@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lca_torch import Objective, Tracker
-from tests.lca_torch.real_loops import BATCH, LOOPS, data, network, optimizer_of
+from tests.lca_torch.real_loops import BATCH, LOOPS, data, network, optimizer_of, prepared
 from validation.real_loops.case import Train
 
 M = 2
@@ -29,7 +29,7 @@ def plain_loops() -> Iterator[tuple[str, Train]]:
 def _looped(loop: Any, kind: str, clip: float | None, estimator: Any) -> Any:
     train, measured = data()
     model = network()
-    optimizer = optimizer_of(model, kind)
+    optimizer = prepared(optimizer_of(model, kind), loop)
     size = BATCH * M if loop.__name__ == "split" else BATCH
     loader = DataLoader(TensorDataset(*train), batch_size=size)
     objective = Objective(model, cross_entropy, measured, batch_size=2000)
