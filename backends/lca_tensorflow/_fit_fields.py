@@ -126,14 +126,35 @@ def _keeping(model: keras.Model, keepers: Sequence[_Keeper]) -> Callable[[Any], 
             pairs = list(pairs)
             slopes = [keeper.slope(optimizer, pairs) for keeper in keepers]
             made = update(pairs)  # TensorFlow numbers operations, and seeds the random ones by their number
+            with tf.control_dependencies([tf.convert_to_tensor(optimizer.iterations)]):  # else merged again
+                apart = [(_computed_apart(gradient), variable) for gradient, variable in pairs]
             for keeper, slope in zip(keepers, slopes, strict=True):
-                keeper.keep(pairs, slope)
+                keeper.keep(apart, slope)
             return made
 
         with _attribute(optimizer, "apply_gradients", apply_gradients):
             return own(model, data)
 
     return train_step
+
+
+def _computed_apart(tensor: Any) -> Any:
+    """The value of a tensor that is being compiled, by products of its own if it is one.
+
+    TensorFlow takes factors in another order where a product is read by one other product alone, as a
+    gradient is by the one with the learning rate. So that it still does, nothing else may read that gradient.
+    """
+    if isinstance(tensor, tf.IndexedSlices):
+        return tf.IndexedSlices(_computed_apart(tensor.values), tensor.indices, tensor.dense_shape)
+    if not tf.is_symbolic_tensor(tensor) or tensor.op.type not in _REORDERED:
+        return tensor
+    names = [argument.name for argument in tensor.op.op_def.input_arg]
+    values = map(_computed_apart, tensor.op.inputs)
+    return getattr(tf.raw_ops, tensor.op.type)(**dict(zip(names, values, strict=True)))
+
+
+_REORDERED = frozenset({"Mul", "Reshape", "Identity"})
+"""Products, and what TensorFlow removes if it changes nothing."""
 
 
 def _is_compiled(model: keras.Model) -> bool:

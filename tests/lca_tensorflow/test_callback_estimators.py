@@ -77,6 +77,19 @@ def test_the_gradients_of_fit_are_those_of_an_eager_loop_and_training_is_the_sam
         assert abs(found["per_tensor"][name] - total) <= 1e-3 * abs(wanted["lca_total"]), name
 
 
+def test_a_gradient_that_is_kept_leaves_the_order_of_its_factors():
+    """That of a scale is a product, and SGD with momentum reads it once, times the learning rate."""
+
+    def left(*callbacks):
+        keras.utils.set_random_seed(1)
+        model = with_layer(keras.layers.BatchNormalization())
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), model.loss)
+        return left_by_fit(model, *callbacks)
+
+    for ours, theirs in zip(left(same_batch()), left(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def in_a_loop(model, estimator, **options):
     objective = Objective(model, None, (X, Y), batch_size=600, **options)
     with Tracker(model, model.optimizer, objective, estimator, on_error="raise") as tracker:
