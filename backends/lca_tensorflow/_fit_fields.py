@@ -33,7 +33,7 @@ class FitFields(Loop):
         ------
         LCAError
             If each replica of a distributed run has a gradient of its own, or an earlier ``fit`` has compiled
-            the training step without the fields.
+            the training step without the fields, or for other trainable variables.
         """
         if model.distribute_strategy.num_replicas_in_sync > 1:
             raise LCAError(
@@ -66,6 +66,8 @@ class _Keeper(NamedTuple):
     theta: Sequence[keras.Variable]
     kept: Mapping[str, tf.Variable]
     """A vector (K,) by the name of its field."""
+    trained: frozenset[str]
+    """The paths of the variables that trained when the training step was compiled."""
 
     def keeps(self, theta: Sequence[keras.Variable], names: Collection[str]) -> bool:
         """Whether these fields are among them."""
@@ -97,6 +99,7 @@ def _kept_by(
     known = _keepers.get(model.train_function, [])
     for keeper in known:
         if keeper.keeps(theta, names):
+            _check_trained(model, keeper.trained)
             return keeper.kept
     if _is_compiled(model):
         raise LCAError(
@@ -107,11 +110,25 @@ def _kept_by(
         )
     size = sum(int(v.value.shape.num_elements()) for v in theta)
     kept = {name: tf.Variable(tf.zeros(size, theta[0].dtype), trainable=False) for name in names}
-    keepers = [*known, _Keeper(theta, kept)]
+    keepers = [*known, _Keeper(theta, kept, _trained(model))]
     with _attribute(model, "train_step", _keeping(model, keepers)):
         model.make_train_function(force=True)
     _keepers[model.train_function] = keepers
     return kept
+
+
+def _trained(model: keras.Model) -> frozenset[str]:
+    return frozenset(variable.path for variable in model.trainable_variables)
+
+
+def _check_trained(model: keras.Model, compiled: Collection[str]) -> None:
+    """Raise `LCAError` if a layer was frozen or unfrozen after its training step was compiled."""
+    changed = [] if model.run_eagerly else sorted(_trained(model) ^ frozenset(compiled))
+    if changed:
+        raise LCAError(
+            f"trainable was set on a layer ({', '.join(changed)}) after Keras compiled the training step, "
+            "which trains the same variables as before; call model.compile(...) before fit."
+        )
 
 
 def _keeping(model: keras.Model, keepers: Sequence[_Keeper]) -> Callable[[Any], Any]:

@@ -184,6 +184,14 @@ def test_a_step_that_was_compiled_without_the_gradient_is_refused():
     assert (first.summary()["train"]["steps"], second.summary()["train"]["steps"]) == (10, 9)
 
 
+def test_a_layer_that_keras_trains_on_as_it_was_frozen_too_late_is_refused():
+    model = small_model(keras.optimizers.SGD(0.1))
+    left_by_fit(model, same_batch())
+    model.layers[0].trainable = False
+    with pytest.raises(LCAError, match=r"trainable was set on a layer \(.*kernel\) after Keras compiled"):
+        left_by_fit(model, same_batch())
+
+
 def test_a_step_that_is_made_anew_in_the_middle_of_fit_is_refused():
     class Remake(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
