@@ -1,9 +1,10 @@
 """`SelfCheck`: measures the loss now and then, and compares its change with the sum of the allocations."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from math import hypot, inf, isfinite, isnan, nan, sqrt
 from typing import Any
 
@@ -62,6 +63,8 @@ class SelfCheck:
         ``check_every`` and ``check_examples`` of a tracker.
     estimator
         The one that is checked; a warning gives the advice that its settings have not taken.
+    supplied
+        As in `lca.tracking._causes.likely_causes`.
 
     Raises
     ------
@@ -75,8 +78,10 @@ class SelfCheck:
         every: CheckEvery,
         examples: int | None = None,
         estimator: Estimator | None = None,
+        supplied: Collection[str] | None = None,
     ) -> None:
-        self._every, self._estimator = every, estimator
+        self._every = every
+        self._causes = partial(likely_causes, estimator, supplied=supplied)
         self._data = [_Data(name, own, examples) for name, own in objectives.items()]
         self._data_of: dict[str, _Data] = {}
         self._accounts: dict[str, _Account] = {}
@@ -110,7 +115,7 @@ class SelfCheck:
         if self._start is not None:
             self._held += 1
             for name in rows.keys() & self._start.keys():
-                self._accounts.setdefault(name, _Account(name, self._estimator)).add(rows[name])
+                self._accounts.setdefault(name, _Account(name, self._causes)).add(rows[name])
             if _moves_state(step):
                 self._close(step.end, _state_of(step))
                 self._count_short()
@@ -149,7 +154,7 @@ class SelfCheck:
 
     def summary(self, name: str) -> dict[str, Any]:
         """The keys of a summary that tell of the check of one loss."""
-        account = self._accounts.get(name, _Account(name))
+        account = self._accounts.get(name, _Account(name, self._causes))
         rows, windows = account.rows.array(), account.windows
         return {
             "checked_steps": account.steps,
@@ -323,8 +328,8 @@ class _Data:
 class _Account:
     """The checks of one measured loss; earlier ones are in a temporary file, as there may be one a step."""
 
-    def __init__(self, name: str, estimator: Estimator | None = None) -> None:
-        self._name, self._estimator = name, estimator
+    def __init__(self, name: str, causes: Callable[[float, float], list[str]]) -> None:
+        self._name, self._causes = name, causes
         self.rows = Rows(WINDOW)
         self.steps = 0  # in all windows
         self.unwritten: list[CheckedWindow] = []
@@ -390,7 +395,7 @@ class _Account:
     def _message(self, change: float, last: int) -> str:
         margin = self.margin
         known = "no error bars" if isnan(margin) else f"95 % interval of the sum ± {margin:.3g}"
-        causes = "; ".join(likely_causes(self._estimator, self._run.total, change))
+        causes = "; ".join(self._causes(self._run.total, change))
         return (
             f"the allocations of the loss {self._name!r} sum to {self._run.total:+.6g} over "
             f"{self.steps} steps up to step {last}, but the measured loss changed by "
