@@ -77,6 +77,8 @@ class _Keeper(NamedTuple):
         """How the coming update depends on its gradient, if that is kept."""
         if "update_slope" not in self.kept:
             return None
+        if not optimizer.built:
+            optimizer.build([variable for _, variable in pairs])  # XLA cannot create variables that wait
         with _apart(optimizer, pairs) as (gradients, trained):
             return update_slope(optimizer, trained, self.theta, gradients)
 
