@@ -1,6 +1,7 @@
 """Weighted batches of the measured data, and the sample weights of its rows."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,13 +16,19 @@ def with_weights(rows: PyTree, weight: np.ndarray | None, dtype: str, *, average
 
     Where the loss of a batch is divided by its number n of examples, weights of the data are a factor of each
     example's loss, and v is scaled to add up to n. Where it is divided by the sum of the weights
-    (``averages_by_weight``), v replaces the weights of the data.
+    (``averages_by_weight``), v replaces the weights of the data. Those may be nested, as for several outputs.
     """
     x, y, own = keras.utils.unpack_x_y_sample_weight(rows)
     if weight is None:
         return (x, y) if averages_by_weight else rows
     scaled = keras.ops.convert_to_tensor(weight * (len(weight) / weight.sum()), dtype)
-    return x, y, scaled if own is None or averages_by_weight else scaled * keras.ops.reshape(own, [-1])
+    if own is None or averages_by_weight:
+        return x, y, scaled
+
+    def times(leaf: Any) -> Any:
+        return leaf * keras.ops.reshape(scaled, [-1] + [1] * (len(leaf.shape) - 1))
+
+    return x, y, keras.tree.map_structure(times, own)
 
 
 def weights_of(rows: PyTree) -> np.ndarray | None:

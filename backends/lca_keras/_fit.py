@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -31,7 +31,9 @@ class Fit:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self.initial_epoch: int = arguments.get("initial_epoch") or 0
         self._list: Any = arguments.get("callbacks")
-        self._weights = _weights_in(arguments)
+        self._batches: Any = arguments.get("epoch_iterator")
+        given = [name for name in ("class_weight", "sample_weight") if arguments.get(name) is not None]
+        self._weights = " and ".join(given)
         self.whole_epochs = bool(arguments) and arguments.get("steps_per_epoch") is None
         """Whether an epoch is a pass over the data."""
 
@@ -65,26 +67,53 @@ class Fit:
         self._list.callbacks = [other for other in self.callbacks if other is not callback]
 
     def check_weights(self, measured: AnyObjective | Mapping[str, AnyObjective]) -> None:
-        """Warn if fit weighs the examples and no measured loss does."""
+        """Warn if fit weighs the examples and no measured loss does, at the latest with its first batch."""
         own = [leaf for leaf in leaves(measured) if isinstance(leaf, ModelObjective)]
-        if self._weights and own and not any(map(_is_weighted, own)):
-            warnings.warn(
-                f"fit weighs the examples ({self._weights}), and the measured loss does not, so it is not "
-                "the loss of training. Measure with weights, as data (x, y, sample_weight) or as "
-                "Objective(model, None, data, class_weight=...).",
-                LCAWarning,
-                stacklevel=2,
-            )
+        if not own or any(map(_is_weighted, own)):
+            return
+        if self._weights:
+            _warn_of_weights(self._weights)
+        elif self._batches is not None:
+            _look_at_first(self._batches, _warn_if_weighted)
 
 
-def _weights_in(arguments: Mapping[str, Any]) -> str:
-    """How fit weighs the examples; empty if it does not."""
-    if arguments.get("class_weight") is not None:
-        return "class_weight"
-    if arguments.get("sample_weight") is not None:
-        return "sample_weight"
-    spec = getattr(arguments.get("x"), "element_spec", None)  # of a tf.data.Dataset
-    return "the sample_weight of its Dataset" if isinstance(spec, tuple) and len(spec) == 3 else ""
+def _look_at_first(batches: Any, look: Callable[[Any], None]) -> None:
+    """Call ``look`` with the first batch that an iterator of Keras will pass on, or its specification."""
+    own, looks = batches._get_iterator, [look]
+
+    def get_iterator() -> Any:
+        found = own()
+        if not looks:
+            return found
+        if not hasattr(found, "element_spec"):
+            return _looked_at(found, looks.pop())
+        looks.pop()(found.element_spec)  # of TensorFlow
+        return found
+
+    batches._get_iterator = get_iterator
+
+
+def _looked_at(batches: Iterable[Any], look: Callable[[Any], None]) -> Iterator[Any]:
+    for n, batch in enumerate(batches):
+        if not n:
+            look(batch)
+        yield batch
+
+
+def _warn_if_weighted(batch: Any) -> None:
+    *_, weight = keras.utils.unpack_x_y_sample_weight(batch)
+    if weight is not None:
+        _warn_of_weights("the sample_weight of its data")
+
+
+def _warn_of_weights(where: str) -> None:
+    warnings.warn(
+        f"fit weighs the examples ({where}), and the measured loss does not, so it is not the loss of "
+        "training. Measure with weights, as data (x, y, sample_weight) or as Objective(model, None, data, "
+        "class_weight=...).",
+        LCAWarning,
+        stacklevel=2,
+    )
 
 
 def _is_weighted(objective: ModelObjective) -> bool:

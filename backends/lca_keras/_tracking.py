@@ -1,6 +1,6 @@
 """`KerasTracker`: what the trackers of Keras models have in common, on every engine, in loops and ``fit``."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
@@ -142,8 +142,7 @@ class KerasTracker(ModelTracker[Context]):
 class FitTracker(KerasTracker[Context]):
     """A tracker that is called before and after each batch of ``fit``, compiled or not."""
 
-    _supplied: ClassVar[frozenset[str]] = frozenset()
-    """The fields of `lca.Step` that the engine can supply."""
+    _supplied: ClassVar[Collection[str]] = frozenset()
     _also: ClassVar[str] = ""
     """Which other estimators need no more than these, for messages."""
     _batches = 0

@@ -33,7 +33,7 @@ class FitFields(Loop):
         ------
         LCAError
             If each replica of a distributed run has a gradient of its own, or an earlier ``fit`` has compiled
-            the training step without the fields.
+            the training step without the fields, or for other trainable variables.
         """
         if model.distribute_strategy.num_replicas_in_sync > 1:
             raise LCAError(
@@ -66,6 +66,8 @@ class _Keeper(NamedTuple):
     theta: Sequence[keras.Variable]
     kept: Mapping[str, tf.Variable]
     """A vector (K,) by the name of its field."""
+    trained: frozenset[str]
+    """The paths of the variables that trained when the training step was compiled."""
 
     def keeps(self, theta: Sequence[keras.Variable], names: Collection[str]) -> bool:
         """Whether these fields are among them."""
@@ -75,13 +77,16 @@ class _Keeper(NamedTuple):
         """How the coming update depends on its gradient, if that is kept."""
         if "update_slope" not in self.kept:
             return None
-        gradients, trained = zip(*pairs, strict=True)
-        return update_slope(optimizer, trained, self.theta, gradients)
+        if not optimizer.built:
+            optimizer.build([variable for _, variable in pairs])  # XLA cannot create variables that wait
+        with _apart(optimizer, pairs) as (gradients, trained):
+            return update_slope(optimizer, trained, self.theta, gradients)
 
-    def keep(self, pairs: Pairs, slope: tf.Tensor | None) -> None:
-        """Assign the fields of an update."""
-        gradients, trained = zip(*pairs, strict=True)
-        self.kept["gradient"].assign(gradient_of(self.theta, gradients, trained))
+    def keep(self, optimizer: Any, pairs: Pairs, slope: tf.Tensor | None) -> None:
+        """Assign the fields of an update that was just made."""
+        with _apart(optimizer, pairs) as (gradients, trained):
+            gradient = gradient_of(self.theta, gradients, trained)
+        self.kept["gradient"].assign(gradient)
         if slope is not None:
             self.kept["update_slope"].assign(slope)
 
@@ -97,6 +102,7 @@ def _kept_by(
     known = _keepers.get(model.train_function, [])
     for keeper in known:
         if keeper.keeps(theta, names):
+            _check_trained(model, keeper.trained)
             return keeper.kept
     if _is_compiled(model):
         raise LCAError(
@@ -107,11 +113,25 @@ def _kept_by(
         )
     size = sum(int(v.value.shape.num_elements()) for v in theta)
     kept = {name: tf.Variable(tf.zeros(size, theta[0].dtype), trainable=False) for name in names}
-    keepers = [*known, _Keeper(theta, kept)]
+    keepers = [*known, _Keeper(theta, kept, _trained(model))]
     with _attribute(model, "train_step", _keeping(model, keepers)):
         model.make_train_function(force=True)
     _keepers[model.train_function] = keepers
     return kept
+
+
+def _trained(model: keras.Model) -> frozenset[str]:
+    return frozenset(variable.path for variable in model.trainable_variables)
+
+
+def _check_trained(model: keras.Model, compiled: Collection[str]) -> None:
+    """Raise `LCAError` if a layer was frozen or unfrozen after its training step was compiled."""
+    changed = [] if model.run_eagerly else sorted(_trained(model) ^ frozenset(compiled))
+    if changed:
+        raise LCAError(
+            f"trainable was set on a layer ({', '.join(changed)}) after Keras compiled the training step, "
+            "which trains the same variables as before; call model.compile(...) before fit."
+        )
 
 
 def _keeping(model: keras.Model, keepers: Sequence[_Keeper]) -> Callable[[Any], Any]:
@@ -127,13 +147,41 @@ def _keeping(model: keras.Model, keepers: Sequence[_Keeper]) -> Callable[[Any], 
             slopes = [keeper.slope(optimizer, pairs) for keeper in keepers]
             made = update(pairs)  # TensorFlow numbers operations, and seeds the random ones by their number
             for keeper, slope in zip(keepers, slopes, strict=True):
-                keeper.keep(pairs, slope)
+                keeper.keep(optimizer, pairs, slope)
             return made
 
         with _attribute(optimizer, "apply_gradients", apply_gradients):
             return own(model, data)
 
     return train_step
+
+
+@contextmanager
+def _apart(optimizer: Any, pairs: Pairs) -> Iterator[tuple[Sequence[Any], Sequence[keras.Variable]]]:
+    """Gradients and variables of an update, to compute from them what training does not.
+
+    TensorFlow computes factors in another order where a product is read by one other product alone, as a
+    gradient is by the one with the learning rate. So that it still does, nothing that is computed here reads
+    what the update reads, nor is merged with what it computes: it waits for a number, which that does not.
+    """
+    with tf.control_dependencies([tf.convert_to_tensor(optimizer.iterations)]):
+        gradients, trained = zip(*pairs, strict=True)
+        yield [*map(_computed_again, gradients)], trained
+
+
+def _computed_again(tensor: Any) -> Any:
+    """The same value, by products of its own if it is one that is being compiled."""
+    if isinstance(tensor, tf.IndexedSlices):
+        return tf.IndexedSlices(_computed_again(tensor.values), tensor.indices, tensor.dense_shape)
+    if not tf.is_symbolic_tensor(tensor) or tensor.op.type not in _REORDERED:
+        return tensor
+    names = [argument.name for argument in tensor.op.op_def.input_arg]
+    values = map(_computed_again, tensor.op.inputs)
+    return getattr(tf.raw_ops, tensor.op.type)(**dict(zip(names, values, strict=True)))
+
+
+_REORDERED = frozenset({"Mul", "Reshape", "Identity"})
+"""Products, and what TensorFlow removes if it changes nothing."""
 
 
 def _is_compiled(model: keras.Model) -> bool:

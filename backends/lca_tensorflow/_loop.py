@@ -74,6 +74,8 @@ class Loop(LoopContext):
         self._moved = frozenset[int]()  # by the update before, ids of variables
         self._adding = False  # gradients of an update
         self._taken = True  # of the batch under way
+        self._marked = False  # whether the micro-batch under way has a mark
+        self._outside = False  # whether a gradient was added when no micro-batch was under way
         self._sizes: list[dict[str, _Size]] = []  # of the gradients of the last updates
         self._computed: dict[int, list[Any]] = {}  # gradients by the id of their variable
         self._warned = False
@@ -91,14 +93,16 @@ class Loop(LoopContext):
         """As `lca_tensorflow.Tracker.add`."""
         if total is None:
             self._marks, self._batches = [], self._batches[-1:]
+            self._marked = self._outside = False
         self._adding = self._taken = True
         self._told &= self._weight is not None
+        self._outside |= self._weight is None
         weight = 1.0 if self._weight is None else self._weight
         if weight and not GRADIENT_FIELDS.isdisjoint(self._requested()):
-            self._marks.append((weight, gradients))
-        if total is None:
-            return list(gradients)
-        return [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
+            before = self._marks.pop()[1] if self._marked else None
+            self._marks.append((weight, _sums(before, gradients)))
+            self._marked = self._weight is not None
+        return _sums(total, gradients)
 
     def computed(self, parts: Iterable[tuple[Any, Any]]) -> None:
         """A tape has computed these gradients; each follows the variable that it belongs to."""
@@ -115,6 +119,23 @@ class Loop(LoopContext):
         self._drop_unused()
         return super().supply(fields)
 
+    def _begin_micro_batch(self, weight: float) -> None:
+        super()._begin_micro_batch(weight)
+        self._marked = False
+
+    def _end_micro_batch(self) -> None:
+        super()._end_micro_batch()
+        self._marked = False
+
+    def _weights_known(self) -> bool:
+        if self._outside and len(self._batches) == 1:
+            raise LCAError(
+                "gradients of micro-batches were added when the loop over them had ended, so their weights "
+                "are unknown; call tracker.add inside of `for piece, weight in tracker.micro_batches(batch, "
+                "M)`, and do not read its pieces ahead, as list(...) does."
+            )
+        return super()._weights_known()
+
     def _drop_unused(self) -> None:
         """Forget the last batch if others gave the gradients that were added."""
         if self._adding and not self._taken:
@@ -130,7 +151,7 @@ class Loop(LoopContext):
             if self._delayed:
                 moved = (id(v) for g, v in zip(*self._applied, strict=True) if g is not None)
                 self._moved = self._owned.intersection(moved)
-        self._applied, self._adding, self._taken = None, False, True
+        self._applied, self._adding, self._taken, self._outside = None, False, True, False
 
     def _version_of(self, leaf: Any) -> int:
         # Tensors are constant.
@@ -266,6 +287,13 @@ def _are_counts(entries: np.ndarray) -> bool:
     """Whether many of the entries below the largest are the same, as those of mean signs under MAE are."""
     below = entries[(entries > 0) & (entries < entries.max(initial=0.0))][:_COMPARED]
     return bool(np.unique(below).size < _DIFFERENT * below.size)
+
+
+def _sums(total: Gradients | None, gradients: Gradients) -> list[Any]:
+    """Of each gradient and its total; without a total, the gradients."""
+    if total is None:
+        return list(gradients)
+    return [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
 
 
 def _sum(a: Any, b: Any) -> Any:

@@ -1,6 +1,6 @@
 """Why the allocations of an estimator may not sum to the loss change: advice that is not taken yet."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from lca.allocation import Estimator
 from lca.estimators import (
@@ -12,6 +12,7 @@ from lca.estimators import (
     SameBatch,
     SampledPathIntegral,
 )
+from lca.estimators._stochastic import required_fields_of
 from lca.quadrature import TRAPEZOID, QuadratureRule
 
 NEAR = 0.1
@@ -43,7 +44,11 @@ def other_size(measured: int, trained: int) -> str:
 
 
 def likely_causes(
-    estimator: Estimator | None, total: float, change: float, seen: Sequence[str] = ()
+    estimator: Estimator | None,
+    total: float,
+    change: float,
+    supplied: Collection[str] | None = None,
+    seen: Sequence[str] = (),
 ) -> list[str]:
     """The likely causes, the most telling one first, each with what to do about it.
 
@@ -53,6 +58,9 @@ def likely_causes(
         With its settings, which leave out the advice that they have taken.
     total, change
         The sum of the allocations, and the loss change that was measured.
+    supplied
+        The fields of `lca.Step` that the training loop can supply, which leave out estimators that require
+        others; ``None``: all.
     seen
         The causes that the tracker has seen in the loop.
 
@@ -64,13 +72,20 @@ def likely_causes(
 loss of each accumulated batch by their number'
     """
     if isinstance(estimator, AdaptiveSampleSize | ControlVariate):
-        return likely_causes(estimator.probe, total, change)
+        return likely_causes(estimator.probe, total, change, supplied, seen)
     if isinstance(estimator, SampledPathIntegral):
         return _of_samples(estimator)
     training = estimator is not None and estimator.target == "batch"
-    factor = _of_a_factor(total, change) if training else []
+    weighs = training and _is_supplied(CrossFit(), supplied)
+    factor = _of_a_factor(total, change) if weighs else []
     common = [OTHER_DATA, OTHER_LOSS, OTHER_GRADIENTS] if training else []
-    return [*seen, *factor, *_of_batches(estimator), *common]
+    return [*seen, *factor, *_of_batches(estimator, supplied), *common]
+
+
+def _is_supplied(estimator: Estimator, supplied: Collection[str] | None) -> bool:
+    """Whether the loop can supply all fields that an estimator requires."""
+    fields = {name.removeprefix("next_") for name in required_fields_of(estimator)}
+    return supplied is None or fields <= set(supplied)
 
 
 def _of_a_factor(total: float, change: float) -> list[str]:
@@ -103,25 +118,30 @@ def _of_samples(probe: SampledPathIntegral) -> list[str]:
     return [_large_steps(probe.rule, cure), noise]
 
 
-def _of_batches(estimator: Estimator | None) -> list[str]:
+def _of_batches(estimator: Estimator | None, supplied: Collection[str] | None) -> list[str]:
     """Of an estimator on the batches of training, or of one that is not known here."""
+    crossed = [kind.__name__ for kind in (CrossFit, LaggedCrossFit) if _is_supplied(kind(), supplied)]
     match estimator:
         case SameBatch():
-            return ["SameBatch judges a step by the batch that caused it: use CrossFit or LaggedCrossFit"]
+            cure = " or ".join(crossed) or "SampledPathIntegral"
+            return [f"SameBatch judges a step by the batch that caused it: use {cure}"]
         case NextBatch():
-            epochs = "batches come from shuffled epochs: use CrossFit(epoch=...), the updates in an epoch"
-            return [epochs, _large_steps(estimator.rule, "use NextBatch(lca.SIMPSON)")]
+            cure = f"{crossed[0]}(epoch=...), the updates in an epoch" if crossed else "SampledPathIntegral"
+            two_ends = "use lca.TRAPEZOID" if _is_supplied(NextBatch(TRAPEZOID), supplied) else SAMPLED
+            steps = _large_steps(estimator.rule, "use NextBatch(lca.SIMPSON)", two_ends)
+            return [f"batches come from shuffled epochs: use {cure}", steps]
         case CrossFit():
             return [_epochs(estimator), _large_steps(estimator.rule, SAMPLED)]
         case LaggedCrossFit():
-            uneven = "gradients change too unevenly to be extrapolated, as with SGD: use CrossFit"
-            return [uneven, _epochs(estimator), _large_steps(TRAPEZOID, SAMPLED)]
+            cure = "CrossFit" if "CrossFit" in crossed else "SampledPathIntegral"
+            uneven = f"gradients change too unevenly to be extrapolated, as with SGD: use {cure}"
+            return [_epochs(estimator), uneven, _large_steps(TRAPEZOID, SAMPLED)]
     return ["the sample is small", "steps are too large for the rule of the estimator"]
 
 
-def _large_steps(rule: QuadratureRule, cure: str) -> str:
+def _large_steps(rule: QuadratureRule, cure: str, two_ends: str = "use lca.TRAPEZOID") -> str:
     if rule.degree == 0:
-        return f"the rule {rule.name!r} sees one end of a step alone: use lca.TRAPEZOID"
+        return f"the rule {rule.name!r} sees one end of a step alone: {two_ends}"
     if rule.degree > 1:
         cure = f"use {ADAPTIVE}"
     return f"steps are too large for the rule {rule.name!r}: {cure}"

@@ -1,7 +1,7 @@
 """`SelfCheck`: measures the loss now and then, and compares its change with the sum of the allocations."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import hypot, inf, isfinite, isnan, nan, sqrt
@@ -63,6 +63,8 @@ class SelfCheck:
         ``check_every`` and ``check_examples`` of a tracker.
     estimator
         The one that is checked; a warning gives the advice that its settings have not taken.
+    supplied
+        As in `lca.tracking._causes.likely_causes`.
 
     Raises
     ------
@@ -81,8 +83,9 @@ class SelfCheck:
         every: CheckEvery,
         examples: int | None = None,
         estimator: Estimator | None = None,
+        supplied: Collection[str] | None = None,
     ) -> None:
-        self._every, self._estimator = every, estimator
+        self._every, self._estimator, self._supplied = every, estimator, supplied
         self.seen: dict[str, None] = {}
         self._data = [_Data(name, own, examples) for name, own in objectives.items()]
         self._data_of: dict[str, _Data] = {}
@@ -156,7 +159,7 @@ class SelfCheck:
 
     def summary(self, name: str) -> dict[str, Any]:
         """The keys of a summary that tell of the check of one loss."""
-        account = self._accounts.get(name, _Account(name))
+        account = self._accounts.get(name, _Account(name, self._likely))
         rows, windows = account.rows.array(), account.windows
         return {
             "checked_steps": account.steps,
@@ -186,7 +189,7 @@ class SelfCheck:
         }
 
     def _likely(self, total: float, change: float) -> list[str]:
-        return likely_causes(self._estimator, total, change, list(self.seen))
+        return likely_causes(self._estimator, total, change, self._supplied, list(self.seen))
 
     def _continues(self, step: Step) -> bool:
         """Whether a step begins where the last one ended."""

@@ -1,7 +1,7 @@
 """`Session`: decides which steps of a run are measured, handles errors, and distributes the allocations."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import isfinite
@@ -72,6 +72,8 @@ class Session:
     advice
         How the training loop supplies a field of `lca.Step`, by field; appended to the error of a step that
         lacks the field.
+    supplied
+        The fields of `lca.Step` that the loop can supply; ``None``: all.
 
     Attributes
     ----------
@@ -118,6 +120,7 @@ class Session:
         estimator: Estimator | None = None,
         *,
         advice: Mapping[str, str] | None = None,
+        supplied: Collection[str] | None = None,
         **options: Unpack[Options],
     ) -> None:
         settings = Settings.of(options)
@@ -148,7 +151,7 @@ class Session:
         self.check_every = settings.check_every
         checked = None if self._measures_losses else settings.check_every
         examples = None if checked is None else settings.check_examples
-        self._check = SelfCheck(self.objectives, checked, examples, estimator)
+        self._check = SelfCheck(self.objectives, checked, examples, estimator, supplied)
         self.path: Mapping[str, PathSums] = {}
         self._differences: dict[str, PathDifference] = {}
         self._ends: dict[str, float] = {}

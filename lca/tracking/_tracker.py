@@ -1,6 +1,6 @@
 """`TrackerBase`: what every tracker of a training run offers, and the options that it takes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from time import perf_counter
 from types import TracebackType
@@ -84,6 +84,8 @@ class TrackerBase(HasTable):
 
     _advice: ClassVar[Mapping[str, str]] = {}
     """How the loop supplies a field of `lca.Step`, by field; appended to the error if it is missing."""
+    _supplied: ClassVar[Collection[str] | None] = None
+    """The fields of `lca.Step` that the loop can supply; ``None``: all."""
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class TrackerBase(HasTable):
         estimator: Estimator | None,
         **options: Unpack[Options],
     ) -> None:
-        self._session = Session(objective, estimator, advice=self._advice, **options)
+        self._session = Session(objective, estimator, advice=self._advice, supplied=self._supplied, **options)
         self._epoch = EpochLength(estimator)
         self._entered = self._active = False
         self._follower: AnyFollower

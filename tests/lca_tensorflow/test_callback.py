@@ -374,11 +374,20 @@ def test_weights_of_fit_that_the_measured_loss_lacks_are_told(arguments, name):
     model.fit(X, Y, verbose=0, callbacks=[LCACallback(weighted, on_error="raise")], **arguments)
 
 
-def test_weights_in_the_data_set_of_fit_that_the_measured_loss_lacks_are_told():
+class Weighted(keras.utils.PyDataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return X, Y, WEIGHTS
+
+
+def test_weights_in_the_data_of_fit_that_the_measured_loss_lacks_are_told():
     model, data = model_of(norm=False), tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(8)
-    with pytest.warns(LCAWarning, match="the sample_weight of its Dataset"):
-        model.fit(data, verbose=0, shuffle=False, callbacks=[LCACallback(X, Y, on_error="raise")])
-    model.fit(data, verbose=0, shuffle=False, callbacks=[LCACallback(data, on_error="raise")])
+    for read in (data, Weighted()):
+        with pytest.warns(LCAWarning, match="the sample_weight of its data"):
+            model.fit(read, verbose=0, shuffle=False, callbacks=[LCACallback(X, Y, on_error="raise")])
+        model.fit(read, verbose=0, shuffle=False, callbacks=[LCACallback(data, on_error="raise")])
 
 
 class OtherLoss(TwoOptimizers):

@@ -77,6 +77,21 @@ def test_the_gradients_of_fit_are_those_of_an_eager_loop_and_training_is_the_sam
         assert abs(found["per_tensor"][name] - total) <= 1e-3 * abs(wanted["lca_total"]), name
 
 
+@pytest.mark.parametrize("clip", [{}, {"global_clipnorm": 0.3}], ids=["as it is", "clipped"])
+def test_what_is_kept_leaves_the_order_of_factors(clip):
+    """The gradient of a scale is a product, which SGD with momentum multiplies by the learning rate."""
+
+    def left(*callbacks):
+        keras.utils.set_random_seed(1)
+        model = with_layer(keras.layers.BatchNormalization())
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9, **clip), model.loss)
+        return left_by_fit(model, *callbacks)
+
+    callback = LCACallback(X, Y, batch_size=600, estimator=LaggedCrossFit(), on_error="raise")
+    for ours, theirs in zip(left(callback), left(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def in_a_loop(model, estimator, **options):
     objective = Objective(model, None, (X, Y), batch_size=600, **options)
     with Tracker(model, model.optimizer, objective, estimator, on_error="raise") as tracker:
@@ -169,6 +184,14 @@ def test_a_step_that_was_compiled_without_the_gradient_is_refused():
     first, second = same_batch(), LCACallback(X, Y, batch_size=600, estimator=LaggedCrossFit())
     left_by_fit(model, first, second)
     assert (first.summary()["train"]["steps"], second.summary()["train"]["steps"]) == (10, 9)
+
+
+def test_a_layer_that_keras_trains_on_as_it_was_frozen_too_late_is_refused():
+    model = small_model(keras.optimizers.SGD(0.1))
+    left_by_fit(model, same_batch())
+    model.layers[0].trainable = False
+    with pytest.raises(LCAError, match=r"trainable was set on a layer \(.*kernel\) after Keras compiled"):
+        left_by_fit(model, same_batch())
 
 
 def test_a_step_that_is_made_anew_in_the_middle_of_fit_is_refused():

@@ -33,12 +33,20 @@ def compiled():
     return model
 
 
+def with_two_outputs():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, {n: keras.layers.Dense(c, name=n)(inputs) for n, c in (("a", 3), ("b", 1))})
+    model.compile("adam", {"a": LOSS, "b": "mse"})
+    return Objective(model, None, (X, {"a": Y, "b": X[:, :1]}, {"a": W, "b": W[::-1, None]}))
+
+
 CASES = {
     "loss": lambda: Objective(model_of(), LOSS, (X, Y)),
     "compiled": lambda: Objective(compiled(), None, (X, Y)),
     "sample weights": lambda: Objective(model_of(), LOSS, (X, Y, W)),
     "divided by weights": lambda: Objective(model_of(), AVERAGED, (X, Y, W)),
     "class weights": lambda: Objective(model_of(), LOSS, (X, Y), class_weight={0: 1.0, 1: 3.0, 2: 1.0}),
+    "two outputs": with_two_outputs,
     "penalty": lambda: Objective(model_of(keras.layers.Dense(4, kernel_regularizer="l2")), LOSS, (X, Y)),
 }
 

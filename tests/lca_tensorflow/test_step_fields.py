@@ -313,6 +313,36 @@ def test_weights_of_batches_of_unequal_size_are_asked_for():
             assert np.abs(gap).max() <= tolerances.gradient(4.0, EPS64)
 
 
+def test_gradients_that_are_added_behind_the_loop_over_their_pieces_are_refused():
+    loop = ByHand(CrossFit(), batches=[list(range(12))])
+
+    def listed():
+        with loop.tracker as tracker:
+            total = None
+            for piece, weight in list(tracker.micro_batches(loop.run.data(loop.batches[0]), 5)):
+                total = tracker.add(total, loop.gradient(piece, weight))
+            loop.optimizer.apply(total, loop.run.model.trainable_weights)
+
+    with pytest.raises(LCAError, match=r"added when the loop over them had ended"):
+        listed()
+
+
+def test_several_gradients_of_one_batch_are_one_micro_batch():
+    estimator = Shown(("micro_batches",))
+    loop = ByHand(estimator, batches=([*range(4)], [*range(4, 8)]))
+    with loop.tracker as tracker:
+        total, own = None, []
+        for x, y in tracker.batches(map(loop.run.data, loop.batches)):
+            parts = [loop.gradient((x[:3], y[:3]), 0.75), loop.gradient((x[3:], y[3:]), 0.25)]
+            for part in parts:
+                total = tracker.add(total, part)
+            own.append([2 * tf.reshape(a + b, [-1]) for a, b in zip(*parts, strict=True)])
+        loop.optimizer.apply(total, loop.run.model.trainable_weights)
+    for micro_batch, wanted in zip(estimator.steps[0].micro_batches, own, strict=True):
+        gap = micro_batch.gradient - tf.concat(wanted, 0)
+        assert np.abs(gap).max() <= tolerances.gradient(4.0, EPS64)
+
+
 def test_a_batch_without_gradient_is_no_part_of_the_update():
     estimator = Shown(("batch", "micro_batches"))
     batches = [[0, 1], [2, 3], [4, 5]]

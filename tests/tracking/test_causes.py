@@ -49,6 +49,24 @@ def test_the_advice_is_that_which_the_settings_have_not_taken(estimator, given, 
     assert [part for part in not_given if part in text] == []
 
 
+IN_FIT = {
+    "lagged": (LaggedCrossFit(), "batches come from shuffled epochs: pass epoch="),
+    "lagged, with an epoch": (LaggedCrossFit(epoch=4), "an epoch has another number of updates than epoch=4"),
+    "same batch": (SameBatch(), "SameBatch judges a step by the batch that caused it: use LaggedCrossFit"),
+    "one end": (NextBatch(lca.RIGHT), "batches come from shuffled epochs: use LaggedCrossFit(epoch=...)"),
+}
+
+
+@pytest.mark.parametrize(("estimator", "first"), IN_FIT.values(), ids=IN_FIT)
+def test_what_the_loop_cannot_supply_is_no_advice(estimator, first):
+    """The sum is twice the change, but there are no micro-batches whose weights were forgotten."""
+    causes = likely_causes(estimator, -2.0, -1.0, {"gradient", "update_slope"})
+    assert causes[0].startswith(first)
+    text = "; ".join(causes)
+    assert [part for part in ("use CrossFit", "micro-batch", "lca.TRAPEZOID") if part in text] == []
+    assert "SampledPathIntegral" in text
+
+
 @pytest.mark.parametrize(
     ("total", "change", "told"),
     [
@@ -69,10 +87,14 @@ def test_a_sum_that_is_a_multiple_of_the_change_tells_of_a_factor(total, change,
     assert "the sum is about" not in "".join(likely_causes(PROBE, total, change))
 
 
-def run(factor):
+class WithoutPieces(FunctionalTracker):
+    _supplied = frozenset({"gradient"})
+
+
+def run(factor, tracker_type=FunctionalTracker):
     """A run in which all gradients of training are ``factor`` times those of the measured loss."""
     theta = np.array([4.0])
-    with FunctionalTracker(theta, bowl(1), CrossFit()) as tracker:
+    with tracker_type(theta, bowl(1), CrossFit()) as tracker:
         for _ in range(18):
             gradient, update = factor * theta, -0.1 * theta
             theta = theta + update
@@ -82,3 +104,8 @@ def run(factor):
 def test_a_forgotten_weight_is_named_in_the_warning():
     with pytest.warns(LCAWarning, match="Possible causes: the sum is about 2 times the change: multiply the"):
         run(2.0)
+
+
+def test_a_tracker_tells_the_self_check_what_its_loop_supplies():
+    with pytest.warns(LCAWarning, match="Possible causes: batches come from shuffled epochs"):
+        run(2.0, WithoutPieces)

@@ -98,6 +98,14 @@ def test_terms_and_weights_are_measured():
         fit(model_of(), LCACallback((X, Y), batch_norm="frozen"), sample_weight=weight)
 
 
+def test_weights_that_fit_gets_from_a_generator_are_told():
+    batches = ((X[:8], Y[:8], np.ones(8, "float32")) for _ in range(9))
+    callback = LCACallback((X, Y), batch_norm="frozen", on_error="raise")
+    with pytest.warns(LCAWarning, match=r"fit weighs the examples \(the sample_weight of its data\)"):
+        model_of().fit(batches, steps_per_epoch=2, shuffle=False, verbose=0, callbacks=[callback])
+    assert callback.steps == 2
+
+
 def test_terms_of_a_batch_loss_are_refused_with_what_this_backend_has():
     whole = Objective(
         model_of(), None, (X, Y), batch_norm="frozen", batch_loss=lambda m, b: cross_entropy()(b[1], m(b[0]))
