@@ -77,13 +77,16 @@ class _Keeper(NamedTuple):
         """How the coming update depends on its gradient, if that is kept."""
         if "update_slope" not in self.kept:
             return None
-        gradients, trained = zip(*pairs, strict=True)
-        return update_slope(optimizer, trained, self.theta, gradients)
+        if not optimizer.built:
+            optimizer.build([variable for _, variable in pairs])  # XLA cannot create variables that wait
+        with _apart(optimizer, pairs) as (gradients, trained):
+            return update_slope(optimizer, trained, self.theta, gradients)
 
-    def keep(self, pairs: Pairs, slope: tf.Tensor | None) -> None:
-        """Assign the fields of an update."""
-        gradients, trained = zip(*pairs, strict=True)
-        self.kept["gradient"].assign(gradient_of(self.theta, gradients, trained))
+    def keep(self, optimizer: Any, pairs: Pairs, slope: tf.Tensor | None) -> None:
+        """Assign the fields of an update that was just made."""
+        with _apart(optimizer, pairs) as (gradients, trained):
+            gradient = gradient_of(self.theta, gradients, trained)
+        self.kept["gradient"].assign(gradient)
         if slope is not None:
             self.kept["update_slope"].assign(slope)
 
@@ -143,10 +146,8 @@ def _keeping(model: keras.Model, keepers: Sequence[_Keeper]) -> Callable[[Any], 
             pairs = list(pairs)
             slopes = [keeper.slope(optimizer, pairs) for keeper in keepers]
             made = update(pairs)  # TensorFlow numbers operations, and seeds the random ones by their number
-            with tf.control_dependencies([tf.convert_to_tensor(optimizer.iterations)]):  # else merged again
-                apart = [(_computed_apart(gradient), variable) for gradient, variable in pairs]
             for keeper, slope in zip(keepers, slopes, strict=True):
-                keeper.keep(apart, slope)
+                keeper.keep(optimizer, pairs, slope)
             return made
 
         with _attribute(optimizer, "apply_gradients", apply_gradients):
@@ -155,18 +156,27 @@ def _keeping(model: keras.Model, keepers: Sequence[_Keeper]) -> Callable[[Any], 
     return train_step
 
 
-def _computed_apart(tensor: Any) -> Any:
-    """The value of a tensor that is being compiled, by products of its own if it is one.
+@contextmanager
+def _apart(optimizer: Any, pairs: Pairs) -> Iterator[tuple[Sequence[Any], Sequence[keras.Variable]]]:
+    """Gradients and variables of an update, to compute from them what training does not.
 
-    TensorFlow takes factors in another order where a product is read by one other product alone, as a
-    gradient is by the one with the learning rate. So that it still does, nothing else may read that gradient.
+    TensorFlow computes factors in another order where a product is read by one other product alone, as a
+    gradient is by the one with the learning rate. So that it still does, nothing that is computed here reads
+    what the update reads, nor is merged with what it computes: it waits for a number, which that does not.
     """
+    with tf.control_dependencies([tf.convert_to_tensor(optimizer.iterations)]):
+        gradients, trained = zip(*pairs, strict=True)
+        yield [*map(_computed_again, gradients)], trained
+
+
+def _computed_again(tensor: Any) -> Any:
+    """The same value, by products of its own if it is one that is being compiled."""
     if isinstance(tensor, tf.IndexedSlices):
-        return tf.IndexedSlices(_computed_apart(tensor.values), tensor.indices, tensor.dense_shape)
+        return tf.IndexedSlices(_computed_again(tensor.values), tensor.indices, tensor.dense_shape)
     if not tf.is_symbolic_tensor(tensor) or tensor.op.type not in _REORDERED:
         return tensor
     names = [argument.name for argument in tensor.op.op_def.input_arg]
-    values = map(_computed_apart, tensor.op.inputs)
+    values = map(_computed_again, tensor.op.inputs)
     return getattr(tf.raw_ops, tensor.op.type)(**dict(zip(names, values, strict=True)))
 
 
