@@ -287,7 +287,8 @@ class Session:
     def measure(self, step: Step) -> None:
         """Allocate ``step``, update the views and write the record.
 
-        A step that lacks a required field is skipped, or `IncompleteStepError` is raised, as `Skips` says.
+        A step that lacks a required field is skipped if an earlier one had it, or if the update that should
+        have it is irregular (``skips``); otherwise this raises `IncompleteStepError`.
         """
         step = self.skips.without_small_gradient(step)
         try:
