@@ -160,8 +160,8 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         Of a sampled estimator, whose steps have no residual, that is the sum over the steps that the
         self-check covers, with its 95 % interval if there are error bars, and the measured change of the loss
         over them, on all data or on ``check_examples=`` of them, without what a state that moved has done.
-        Losses of classes, and terms of a `lca.Sum`,
-        follow the losses. The helping percentages are those of the first loss.
+        Losses of classes, and terms of a `lca.Sum`, follow the losses. The helping percentages are
+        those of the first loss.
 
         Parameters
         ----------

@@ -27,7 +27,8 @@ class BackwardPasses:
     leaves
         Returns the leaves of the graph whose gradients count.
     begins, ended
-        The listeners. The first is told at which of the leaves the pass arrives, and what it adds there.
+        Called with the index of the first leaf that the pass reaches and the gradient that it adds to that
+        one, and without arguments.
 
     Attributes
     ----------

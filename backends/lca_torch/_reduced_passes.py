@@ -51,7 +51,7 @@ class ReducedPasses:
             self._passes.append((torch.stack(sizes), torch.finfo(found.dtype).eps))
 
     def clear(self) -> None:
-        """The passes so far are none of the update."""
+        """An update begins: forget the passes before it."""
         self._passes = []
 
     def differ(self) -> bool:
@@ -66,7 +66,7 @@ class ReducedPasses:
 
 
 def _some(grad: Tensor | None) -> Tensor | None:
-    """A copy of some entries; ``None`` if there are none, or the gradient is sparse."""
+    """A copy of the first entries of a gradient; ``None`` if it is missing, empty or sparse."""
     if grad is None or grad.layout is not torch.strided or not grad.numel():
         return None
     return grad.detach()[(slice(_SIDE),) * grad.ndim].clone()

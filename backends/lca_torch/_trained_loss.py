@@ -28,12 +28,12 @@ class ReachedLoss:
 
     @cached_property
     def factor(self) -> float:
-        """The derivative by this loss of the one on which ``backward`` is called; 0 if there is none."""
+        """∂L/∂ℓ, with ℓ this loss and L that on which ``backward`` is called; 0 if L does not depend on ℓ."""
         return sum(float(gradient.sum()) for gradient in self._gradients)
 
     @cached_property
     def term(self) -> float:
-        """What it contributes to that loss if that is linear in it."""
+        """``ℓ ∂L/∂ℓ``: its part of L, if L is linear in it."""
         return sum(float((gradient * self.value).sum()) for gradient in self._gradients)
 
 
@@ -68,7 +68,7 @@ class TrainedLoss:
 
     @property
     def passes(self) -> Sequence[ForwardPass]:
-        """Those from whose loss it was computed; if there are none, all."""
+        """The forward passes whose own loss is a part of this one; all of them if none is."""
         return [own for own in self._passes if own.loss is not None and own.loss.factor] or self._passes
 
     def parts(self) -> Sequence[tuple[float, Labels]]:

@@ -20,11 +20,6 @@ __all__ = ["LightningCallback"]
 
 
 class _LightningTracker(Tracker):
-    def begin_accumulated(self, batch: Any, divisor: int) -> None:
-        """Like `begin_batch`; the trainer divides the loss of this batch by so many, however few are left."""
-        self._context.accumulation.divisor = divisor
-        self.begin_batch(batch, weight=1.0)
-
     _advice = {
         "micro_batches": "accumulate the gradients of several batches with "
         "Trainer(accumulate_grad_batches=2), or on several ranks call callback.tracker.ranks() in "
@@ -33,6 +28,11 @@ class _LightningTracker(Tracker):
         "scores": "call callback.tracker.scores(index, outputs, labels) in every training_step, or give the "
         "estimator refresh=n",
     }
+
+    def begin_accumulated(self, batch: Any, divisor: int) -> None:
+        """Like `begin_batch`; the trainer divides the loss of this batch by so many, however few are left."""
+        self._context.accumulation.divisor = divisor
+        self.begin_batch(batch, weight=1.0)
 
 
 class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: ignore[misc]

@@ -99,7 +99,7 @@ class Record:
     Notes
     -----
     Memory: one block of rows. Cost of a step: at most three passes over the K values per measured loss
-    (`lca.row.Row`), which are shared with the summary of a tracker, and two over θ. Needs the extra
+    (`lca.row.Row`), which are shared with the summary of a tracker, and one over θ. Needs the extra
     ``report``.
 
     Examples

@@ -1,4 +1,4 @@
-"""`Clipping`: whether a factor between two gradients is that of clipping by norm; and the factor."""
+"""Clipping by norm: `Clipping` recognises it, `multiple_of` finds its factor, `clipped_without` does it."""
 
 from collections.abc import Sequence
 from math import floor, isfinite, log10

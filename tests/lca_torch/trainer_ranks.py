@@ -44,7 +44,7 @@ class WithLoss(torch.nn.Module):
 
 
 class WithTokenLoss(WithLoss):
-    """A model that divides by the number of labels in all batches of an update, if it is told that number."""
+    """A model that divides its loss by ``num_items_in_batch``, if the trainer passes it."""
 
     accepts_loss_kwargs = True
 
