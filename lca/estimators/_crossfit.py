@@ -176,10 +176,11 @@ class CrossFit:
 
     @property
     def required_fields(self) -> tuple[str, ...]:
-        """The micro-batches; for the trapezoid also the next gradient and its micro-batches."""
-        ends = () if self.rule == LEFT else ("next_gradient", f"next_{self._parts}")
+        """The micro-batches; for the trapezoid also the next gradient, for error bars its micro-batches."""
+        ends = () if self.rule == LEFT else ("next_gradient",)
+        bars = (f"next_{self._parts}",) if self.independent else ()
         own = () if self.epoch is None else ("gradient",)
-        return (self._parts, *ends, *own)
+        return (self._parts, *ends, *bars, *own)
 
     @property
     def _parts(self) -> str:

@@ -44,7 +44,7 @@ class NamedEstimator:
     --------
     >>> row = REGISTRY["cross-fit"]
     >>> row.target, row.sampled, row.required_fields
-    ('batch', True, ('micro_batches', 'next_gradient', 'next_micro_batches'))
+    ('batch', True, ('micro_batches', 'next_gradient'))
     """
 
     name: str

@@ -49,7 +49,7 @@ def required_fields_of(estimator: Estimator) -> tuple[str, ...]:
 
     >>> from lca.estimators import CrossFit, PathIntegral
     >>> required_fields_of(CrossFit()), required_fields_of(PathIntegral())
-    (('micro_batches', 'next_gradient', 'next_micro_batches'), ())
+    (('micro_batches', 'next_gradient'), ())
     """
     return tuple(estimator.required_fields) if isinstance(estimator, StochasticEstimator) else ()
 

@@ -9,11 +9,11 @@ from scipy.optimize import brentq
 
 from lca import tolerances
 from lca.allocation import allocate
-from lca.arrays import Vector
+from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.estimators import Adaptive
 from lca.layout import Layout
-from lca.objective import Batch, Objective, differentiated_by
+from lca.objective import Batch, Objective, at_state, differentiated_by, state_of
 from lca.step import Trajectory
 from lca.testing._laws import require, require_close
 from lca.testing._objective_laws import Array, eps_of, evaluated, law_into, require_gradient, typical
@@ -21,6 +21,7 @@ from lca.testing._objective_subject import (
     EXACT,
     Draw,
     ObjectiveSubject,
+    as_numpy,
     on,
     usual_draws,
 )
@@ -351,3 +352,39 @@ def whole_is_the_mean_of_its_batches(subject: ObjectiveSubject, draw: Draw) -> N
     what = "the weighted mean of the gradients of the batches, against the whole data"
     tolerance = tolerances.rebatched(max(scale, usual_grad), eps)
     require_gradient(objective.layout, mean_grad, grad, tolerance, what)
+
+
+def _evaluates_together(subject: ObjectiveSubject) -> bool:
+    return bool(subject.batches) and hasattr(subject.example, "evaluate_together")
+
+
+@law_into(GRADIENT_CHECKS, applies=_evaluates_together)
+def batches_evaluated_together_are_as_one_by_one(subject: ObjectiveSubject, draw: Draw) -> None:
+    """``evaluate_together`` gives each batch its own loss and gradient, which the caller may overwrite."""
+    objective, eps = subject.make(), eps_of(subject.widest)
+    theta, order = subject.theta(objective.layout, draw), draw.rng(104).permutation(len(subject.places))
+    chosen = [subject.places[i] for i in (*order[:3], order[0])]
+    expected = [evaluated(objective, theta, batch) for _, batch in chosen]
+    usual_sizes = [typical(subject, objective, draw, batch) for _, batch in chosen]
+    variant = at_state(objective, state_of(objective))
+    for measured in (objective,) if variant is objective else (objective, variant):
+        parts = [(measured, batch) for _, batch in chosen]
+        for gradient in (False, True):
+            found = measured.evaluate_together(parts, theta, gradient=gradient)  # type: ignore[attr-defined]
+            if found is None:  # they are evaluated one by one
+                continue
+            require(
+                len(found) == len(parts), f"evaluate_together returned {len(found)} of {len(parts)} results."
+            )
+            for (place, _), one, (loss, grad), sizes in zip(
+                chosen, found, expected, usual_sizes, strict=True
+            ):
+                what = f"on {place}, evaluated together with others"
+                tolerance = tolerances.rebatched(max(abs(loss), sizes[0]), eps)
+                require_close(one[0], loss, tolerance, f"the loss {what}")
+                if gradient:
+                    size = max(float(np.abs(grad).max(initial=0)), sizes[1])
+                    tolerance = tolerances.rebatched(size, eps)
+                    what = f"the gradient {what}"
+                    require_gradient(objective.layout, as_numpy(one[1]), grad, tolerance, what)
+                    array_ops(one[1]).scaled(one[1], 0.0)  # the caller owns it

@@ -34,7 +34,8 @@ class Misses:
                     f"{miss.unconverged} of {miss.steps} steps did not meet their tolerance. Either the "
                     "gradient is not that of the loss (straight-through estimators, detached parts, "
                     "quantisation), or the steps are too large: allow more gradients with "
-                    "Adaptive(max_gradients=...).",
+                    "Adaptive(max_gradients=...); or the loss is computed in a low precision, as under "
+                    "autocast, whose rounding errors are of this size.",
                     LCAWarning,
                     stacklevel=2,
                 )

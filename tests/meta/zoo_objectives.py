@@ -37,10 +37,46 @@ def _penalised():
     return Sum({"data": data, "penalty": Scaled(L2Penalty(data.layout, 0.1, ("fc1.weight",)), 0.5)})
 
 
+class Together(Passing):
+    """Evaluates several batches in one call."""
+
+    def loss_and_grad(self, theta, batch=None):
+        return self.objective.loss_and_grad(theta, batch)
+
+    def evaluate_together(self, parts, theta, *, gradient):
+        found = [own.loss_and_grad(theta, batch) for own, batch in parts]
+        return found if gradient else [(loss, None) for loss, _ in found]
+
+
+class TogetherInOneBuffer(Together):
+    def evaluate_together(self, parts, theta, *, gradient):
+        buffer = np.zeros_like(theta)
+        for own, batch in parts:
+            buffer += own.loss_and_grad(theta, batch)[1] / len(parts)
+        return [(own.loss(theta, batch), buffer) for own, batch in parts]
+
+
+class TogetherSorted(Together):
+    """Groups batches by their length and returns them in that order."""
+
+    def evaluate_together(self, parts, theta, *, gradient):
+        ordered = sorted(parts, key=lambda part: len(X) if part[1] is None else len(part[1].x))
+        return super().evaluate_together(ordered, theta, gradient=gradient)
+
+
+class TogetherWithoutGradient(Together):
+    """Losses without gradients are those of sums."""
+
+    def evaluate_together(self, parts, theta, *, gradient):
+        found = super().evaluate_together(parts, theta, gradient=gradient)
+        return found if gradient else [(loss * len(parts), None) for loss, _ in found]
+
+
 RIGHT_OBJECTIVES: dict[str, ObjectiveSubject] = {
     "tanh MLP": ObjectiveSubject(dataset_loss, batches=BATCHES),
     "ReLU MLP": ObjectiveSubject(lambda: dataset_loss("relu"), batches=BATCHES),
     "logistic": ObjectiveSubject(lambda: DatasetLoss(logistic_regression(3, 3), X, Y), batches=BATCHES),
+    "together": ObjectiveSubject(lambda: Together(dataset_loss()), batches=BATCHES),
     "CNN": ObjectiveSubject(lambda: DatasetLoss(small_cnn((1, 6, 6), 3, channels=(2, 2)), IMAGES, Y[:6])),
     "weighted": ObjectiveSubject(lambda: DatasetLoss(mlp((3, 2, 3)), X, Y, weight=np.arange(17.0))),
     "by class": ObjectiveSubject(lambda: dataset_loss().by_class()),
@@ -352,6 +388,21 @@ WRONG_OBJECTIVES: dict[str, Wrong] = {
         "the batch argument accepted and never used",
         "whole_is_the_mean_of_its_batches",
         _wrapped(BatchIgnored),
+    ),
+    "batches evaluated together share a gradient": Wrong(
+        "one buffer for the gradients of several batches",
+        "batches_evaluated_together_are_as_one_by_one",
+        _wrapped(TogetherInOneBuffer),
+    ),
+    "batches evaluated together come back in another order": Wrong(
+        "batches sorted by their length",
+        "batches_evaluated_together_are_as_one_by_one",
+        _wrapped(TogetherSorted),
+    ),
+    "losses evaluated together are not those of single batches": Wrong(
+        "a loss without gradient that is not divided by the number of batches",
+        "batches_evaluated_together_are_as_one_by_one",
+        _wrapped(TogetherWithoutGradient),
     ),
     "sum against mean": Wrong(
         "loss with reduction='sum', gradient with 'mean'",
