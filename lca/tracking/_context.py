@@ -75,6 +75,7 @@ class LoopContext(ABC):
         self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
         # Of the update under way:
         self._batches: list[Batch] = []
+        self._epochs: list[int] = []  # of these, the loop over `batches` from which each comes; 0: none
         self._begun = False  # whether the loop has begun with a batch
         self._parts = 1  # micro-batches of each batch
         self._contents = BatchContents(self._version_of)  # of these
@@ -86,6 +87,7 @@ class LoopContext(ABC):
         self._weightless = False  # whether one of its micro-batches has weight 0
         self._part_counts = False  # whether clipping and scaling leave out what no optimizer moves
         # Of the run:
+        self._loops = 0  # over `batches`
         self._weighed = False  # whether the weights of micro-batches were known at any update
         self._clipping = Clipping()
         self._shrink = 1.0  # the norm of the last gradient, divided by that without a micro-batch
@@ -95,8 +97,11 @@ class LoopContext(ABC):
         self, loader: Iterable[Batch], weight: Callable[[Batch], float] | None = None
     ) -> Iterator[Batch]:
         """As `lca.tracking.ModelTracker.batches`."""
+        self._loops += 1
+        epoch = self._loops
         for batch in loader:
             self.begin_batch(batch, weight=None if weight is None else weight(batch))
+            self._epochs[-1] = epoch
             yield batch
             self._end_micro_batch()
 
@@ -106,6 +111,7 @@ class LoopContext(ABC):
             raise LCAError(f"the weight of a batch is a number ≥ 0, got {weight!r}.")
         self._end_micro_batch()
         self._batches += [batch] if len(batch) > 1 else batch
+        self._epochs += [0] * (len(self._batches) - len(self._epochs))
         self._begun = True
         if batch and not _BATCH_FIELDS.isdisjoint(self._requested()):
             self._contents.begin(self._batches)
@@ -187,9 +193,9 @@ class LoopContext(ABC):
     def clear(self) -> None:
         """The update has been made, or will not be made; the next one begins."""
         if self._batches and not self._compared:
-            self.accumulation.compare(len(self._batches))
+            self.accumulation.compare(len(self._batches), epochs=self._number_of_epochs())
         self._compared = False
-        self._batches, self._marks, self._scores, self._weight = [], [], [], None
+        self._batches, self._epochs, self._marks, self._scores, self._weight = [], [], [], [], None
         self._told, self._weightless, self._begun, self._parts = True, False, False, 1
 
     def _begin_micro_batch(self, weight: float) -> None:
@@ -205,7 +211,7 @@ class LoopContext(ABC):
             return {}
         self._compared = True
         self._compare()
-        self.irregular = self.irregular or self.accumulation.fewer
+        self.irregular = self.irregular or self.accumulation.unusual
         if self.accumulation.scale is None:
             return {}
         total = self._gradient_sum()
@@ -228,7 +234,12 @@ class LoopContext(ABC):
 
     def _compare(self) -> None:
         """Compare the number of batches in this update with that of others."""
-        self.accumulation.compare(max(1, len(self._batches)), len(self._marks))
+        batches, epochs = max(1, len(self._batches)), self._number_of_epochs()
+        self.accumulation.compare(batches, len(self._marks), epochs=epochs)
+
+    def _number_of_epochs(self) -> int:
+        """How many loops over `batches` the batches of this update come from; 0 if any comes from none."""
+        return len(set(self._epochs)) if all(self._epochs) else 0
 
     def _factor(self, total: Vector, applied: Vector) -> float:
         """`multiple_of`; if there is no factor for all parameters, that for those that an optimizer moves."""

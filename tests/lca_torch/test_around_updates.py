@@ -269,6 +269,47 @@ def test_an_update_from_batches_left_over_is_skipped_with_its_cause(told, estima
         assert left_over(numbers, estimator, told=told) == measured
 
 
+def updates_from_three(length, how, *, counted_on):
+    """The measured steps of four epochs of so many batches, where every third one makes an update."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with tracked(model, optimizer, SameBatch(), views=Kept) as tracker:
+        number = 0
+        for _ in range(4):
+            number = number if counted_on else 0
+            epoch = (BATCHES * 2)[:length]
+            for batch in tracker.batches(epoch) if how == "batches" else epoch:
+                number += 1
+                if how == "begin_batch":
+                    tracker.begin_batch(batch)
+                (loss_of(model, batch) / 3).backward()
+                if number % 3 == 0:
+                    optimizer.step()
+                    optimizer.zero_grad()
+    return [row.step for row in tracker.views["train"].rows]
+
+
+@pytest.mark.parametrize(
+    ("how", "measured"),
+    [("batches", [0, 1, 3, 5, 7]), ("begin_batch", [0, 1, 3, 5]), ("passes", [0, 1, 3, 5])],
+)
+def test_an_update_to_which_batches_left_over_were_added_is_skipped_with_its_cause(how, measured):
+    """Of 7 batches: 3, 3, then 1 + 3, 3, ...; in the end 3 is no usual number where epochs are not told."""
+    with pytest.warns(LCAWarning, match="and update 2 was made from 4 .*, others from 3: .*left over"):
+        assert updates_from_three(7, how, counted_on=False) == measured
+
+
+def test_where_every_update_begins_in_the_epoch_before_nothing_but_the_first_is_measured():
+    with pytest.warns(LCAWarning, match="and update 1 was made from 5 batches, .* are of 2 epochs"):
+        assert updates_from_three(5, "batches", counted_on=False) == [0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_updates_from_one_number_of_batches_may_span_epochs():
+    assert updates_from_three(5, "batches", counted_on=True) == [0, 1, 2, 3, 4, 5]
+    assert updates_from_three(2, "batches", counted_on=True) == [0, 1]
+
+
 def test_updates_of_steps_that_are_not_measured_tell_how_many_batches_are_usual():
     """`RIGHT` takes no gradient of the first update; `every` may measure only those that end epochs."""
     with pytest.warns(LCAWarning, match="step 0: .*, and update 1 was made from 2 of the usual 3"):
