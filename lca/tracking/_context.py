@@ -17,6 +17,7 @@ from lca.tolerances import halved, summed
 from lca.tracking._accumulation import Accumulation
 from lca.tracking._clipping import Clipping, clipped_without, multiple_of
 from lca.tracking._contents import BatchContents
+from lca.tracking._label_spread import LabelSpread
 from lca.tracking._scores import check_classes, check_logits
 from lca.tracking._seen_batches import SeenBatches
 from lca.tracking._splitting import IGNORED, cuts_of, fractions_of, of_one_size
@@ -60,6 +61,8 @@ class LoopContext(ABC):
         How much a batch counts in the measured loss; ``None``: by its number of examples.
     seen
         How often updates are made from the batch of the update before.
+    spread
+        Whether the examples of an update are spread over its micro-batches by chance.
     of_all
         The numbers of every process that shares the measuring, from those of this one.
     """
@@ -72,6 +75,7 @@ class LoopContext(ABC):
         self.measured_eps: Callable[[], float] = lambda: 0.0
         self.weight_of: Callable[[Batch], float] | None = None
         self.seen = SeenBatches(self._version_of)
+        self.spread = LabelSpread(self._to_numpy)
         self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
         # Of the update under way:
         self._batches: list[Batch] = []
@@ -92,6 +96,7 @@ class LoopContext(ABC):
         self._clipping = Clipping()
         self._shrink = 1.0  # the norm of the last gradient, divided by that without a micro-batch
         self._halved = 0  # batches
+        self._split = 0  # updates in micro-batches
 
     def batches(
         self, loader: Iterable[Batch], weight: Callable[[Batch], float] | None = None
@@ -225,6 +230,7 @@ class LoopContext(ABC):
         by = scale / self._multiple()
         found = {"gradient": total if by == 1.0 else total * by}
         if "micro_batches" in fields and len(self._marks) > 1 and self._weights_known():
+            self._look_at_pieces()
             found["micro_batches"] = self._micro_batches(scale, norm, max_norm)
         if "halves" in fields and len(self._batches) == 1 and self.gradient_on is not None:
             found["halves"] = self._halves(found["gradient"], scale, norm, max_norm)
@@ -293,6 +299,18 @@ class LoopContext(ABC):
             weights = set(map(self.weight_of, self._batches))
         return len(weights) <= 1 and of_one_size(self._batches)
 
+    def _look_at_pieces(self) -> None:
+        """Now and then, compare the labels of the micro-batches of this update."""
+        self._split += 1
+        if is_due(self._split):
+            pieces = self._batches
+            if len(self._batches) == 1:
+                [batch] = self._batches
+                pieces = [
+                    self._rows(batch, *cut) for cut in cuts_of(self._count_examples(batch), self._parts)
+                ]
+            self.spread.add(pieces)
+
     def _micro_batches(self, scale: float, norm: float, max_norm: float | None) -> Sequence[MicroBatch]:
         """The micro-batches of a gradient of this norm, clipped to ``max_norm``.
 
@@ -322,6 +340,8 @@ class LoopContext(ABC):
         total = self._count_examples(batch)
         cut = total - total // 2
         halves = self._rows(batch, 0, cut), self._rows(batch, cut, total)
+        if is_due(self._halved + 1):
+            self.spread.add(halves)
         own: Sequence[float] = [cut, total - cut]
         if self.weight_of is not None and total > 1:
             own = [*map(self.weight_of, halves)]

@@ -380,3 +380,29 @@ def test_a_weight_that_cannot_be_found_names_the_way_to_pass_one():
     tracker = Tracker(model, torch.optim.SGD(model.parameters(), lr=0.1), objective)
     with pytest.raises(LCAError, match="pass weight=, a function of a micro-batch"):
         next(tracker.micro_batches({"x": X[:4], "y": Y[:4]}, 2))
+
+
+@pytest.mark.parametrize("how", ["pieces", "own_pass", "accumulated"])
+def test_micro_batches_whose_examples_are_in_no_random_order_are_warned_of(how):
+    """A batch that is sorted by class judges each class by the others."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    order = Y.argsort()
+    batches = [(X[own], Y[own]) for own in (order[start::3] for start in range(3))] * 3
+    halves = [[(x[:10], y[:10]), (x[10:], y[10:])] for x, y in batches]
+    estimator = CrossFit(own_pass=how == "own_pass")
+    with (
+        pytest.warns(LCAWarning, match="independent samples of the data.* other labels than each other"),
+        tracked(model, optimizer, estimator) as tracker,
+    ):
+        for batch, parts in zip(batches, halves, strict=True):
+            optimizer.zero_grad()
+            if how == "accumulated":
+                for part in tracker.batches(parts):
+                    (loss_of(model, part) / 2).backward()
+            elif how == "pieces":
+                take_gradient(tracker, model, batch)
+            else:
+                tracker.begin_batch(batch)
+                loss_of(model, batch).backward()
+            optimizer.step()
