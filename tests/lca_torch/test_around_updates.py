@@ -390,19 +390,20 @@ def test_micro_batches_whose_examples_are_in_no_random_order_are_warned_of(how):
     order = Y.argsort()
     batches = [(X[own], Y[own]) for own in (order[start::3] for start in range(3))] * 3
     halves = [[(x[:10], y[:10]), (x[10:], y[10:])] for x, y in batches]
-    estimator = CrossFit(own_pass=how == "own_pass")
-    with (
-        pytest.warns(LCAWarning, match="independent samples of the data.* other labels than each other"),
-        tracked(model, optimizer, estimator) as tracker,
-    ):
-        for batch, parts in zip(batches, halves, strict=True):
-            optimizer.zero_grad()
-            if how == "accumulated":
-                for part in tracker.batches(parts):
-                    (loss_of(model, part) / 2).backward()
-            elif how == "pieces":
-                take_gradient(tracker, model, batch)
-            else:
-                tracker.begin_batch(batch)
-                loss_of(model, batch).backward()
-            optimizer.step()
+
+    def run():
+        with tracked(model, optimizer, CrossFit(own_pass=how == "own_pass")) as tracker:
+            for batch, parts in zip(batches, halves, strict=True):
+                optimizer.zero_grad()
+                if how == "accumulated":
+                    for part in tracker.batches(parts):
+                        (loss_of(model, part) / 2).backward()
+                elif how == "pieces":
+                    take_gradient(tracker, model, batch)
+                else:
+                    tracker.begin_batch(batch)
+                    loss_of(model, batch).backward()
+                optimizer.step()
+
+    with pytest.warns(LCAWarning, match="independent samples of the data.* other labels than each other"):
+        run()
