@@ -1,5 +1,6 @@
 """What loops do to parameters, gradients and weights around an update: noticed, or of no consequence."""
 
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -407,3 +408,47 @@ def test_micro_batches_whose_examples_are_in_no_random_order_are_warned_of(how):
 
     with pytest.warns(LCAWarning, match="independent samples of the data.* other labels than each other"):
         run()
+
+
+@pytest.mark.parametrize(
+    "estimator", [NextBatch(), LaggedCrossFit(), SameBatch()], ids=lambda one: type(one).__name__
+)
+def test_an_estimator_that_takes_the_gradient_of_another_task_at_the_end_of_a_step_warns(estimator):
+    """Two tasks take turns; the same batch judges a step in its own state, but for a constant."""
+    model, turn = network(), torch.zeros((), dtype=torch.float64)
+
+    def loss(outputs, labels):
+        return (1 - turn) * cross_entropy(outputs, labels) + turn * (outputs**2).mean()
+
+    def run():
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with Tracker(model, optimizer, Objective(model, loss, (X, Y)), estimator) as tracker:
+            for number, (x, y) in enumerate(BATCHES * 2):
+                turn.fill_(number % 2)
+                tracker.begin_batch((x, y))
+                optimizer.zero_grad()
+                loss(model(x), y).backward()
+                optimizer.step()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run()
+    found = [str(one.message) for one in told if "as of tasks that take turns" in str(one.message)]
+    assert len(found) == (not isinstance(estimator, SameBatch))
+    assert all("turn" in text and "moved before 4 of 5 measured steps" in text for text in found)
+
+
+def test_running_statistics_are_no_other_task():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    objective = Objective(model, cross_entropy, (X, Y), batch_size=10)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with Tracker(model, optimizer, objective, NextBatch(), check_every=None) as tracker:
+            for batch in tracker.batches(BATCHES * 2):
+                optimizer.zero_grad()
+                loss_of(model, batch).backward()
+                optimizer.step()
+    assert tracker.steps == 12
+    assert not [one for one in told if "take turns" in str(one.message)]
