@@ -239,13 +239,26 @@ class KerasLoss(SharedLoss):
 
     def _modes(self, version: Version, batch: PyTree) -> Modes | None:
         """How training calls the normalisation layers: found by a pass in training mode."""
+        found = self._training_pass(version, batch)
+        return found and found[0]
+
+    def _training_pass(self, version: Version, batch: PyTree) -> tuple[Modes, Scope] | None:
+        """How a pass in training mode calls the normalisation layers, and the scope with its updates.
+
+        ``None`` if it raises an error, or does not call the model.
+        """
+        scope = Scope([], random=True)
         with recorded_modes(self._model, self._norms) as recorded:
             try:
-                with self._undisturbed(version, drawing=True), Scope([], random=True):
+                with self._undisturbed(version, drawing=True), scope:
                     self._engine.traced(lambda: self._batch_loss(self._model, batch))
             except Exception:  # the loss itself is tried out next, and its error says more
                 return None
-        return recorded.modes if recorded.called else None
+        return (recorded.modes, scope) if recorded.called else None
+
+    def _updated_in_training(self) -> frozenset[int] | None:
+        found = None if self._point is None else self._training_pass(self._version, self._point[2])
+        return found and found[1].updated
 
     def _is_as_before(self, version: Version) -> bool:
         """Whether the loss of the first batch, at the initial weights, is unchanged."""

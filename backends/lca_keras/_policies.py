@@ -138,6 +138,8 @@ class Scope(keras.StatelessScope):
     ----------
     variables
         The Keras variables that were read and have no value here, by the id of the engine's tensor.
+    updated
+        The ids of the Keras variables that were updated.
 
     Raises
     ------
@@ -157,6 +159,7 @@ class Scope(keras.StatelessScope):
         self._random = random
         self._unmoved = {id(variable) for layer in unmoved for variable in layer.non_trainable_variables}
         self.variables: dict[int, keras.Variable] = {}
+        self.updated = frozenset[int]()
 
     def get_current_value(self, variable: keras.Variable) -> Any:
         value = super().get_current_value(variable)
@@ -167,5 +170,6 @@ class Scope(keras.StatelessScope):
     def add_update(self, update: tuple[keras.Variable, Any]) -> None:
         if is_seed(update[0]) and not self._random:
             raise random_error()
+        self.updated |= {id(update[0])}
         if id(update[0]) not in self._unmoved:
             super().add_update(update)

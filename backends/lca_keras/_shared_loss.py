@@ -66,11 +66,21 @@ class SharedLoss(ModelLoss):
             ("batch_weight", batch_weight),
         ]
         self._changed = ""
+        self._updates: frozenset[int] | None = None
 
     def moved_by_forward(self) -> Collection[str]:
-        """The variables of the model that never train."""
+        """The variables of the model that never train and that a forward pass of training updates."""
         own = {id(v) for layer in self._model._flatten_layers() for v in layer._non_trainable_variables}
-        return [name for name, variable in self._read_besides_theta().items() if id(variable) in own]
+        moved = {name: id(v) for name, v in self._read_besides_theta().items() if id(v) in own}
+        if self._updates is None and moved:
+            self._updates = self._updated_in_training()
+        return [
+            name for name, variable in moved.items() if self._updates is None or variable in self._updates
+        ]
+
+    @abstractmethod
+    def _updated_in_training(self) -> frozenset[int] | None:
+        """The ids of the variables that a forward pass of training updates; ``None`` if it cannot be run."""
 
     def what_changed(self) -> str:
         """The settings that changed the loss when it last changed, for messages."""

@@ -372,20 +372,33 @@ class KerasLoss(SharedLoss):
 
     def _modes(self) -> Modes:
         """How training calls the normalisation layers: found by tracing a pass in training mode."""
-        unknown: Modes = [(norm, [True]) for norm in self._norms]
-        if not self._norms or self._example is None:
-            return unknown
+        found = self._training_pass() if self._norms else None
+        return found[0] if found else [(norm, [True]) for norm in self._norms]
+
+    def _training_pass(self) -> tuple[Modes, TapeScope] | None:
+        """How a pass in training mode calls the normalisation layers, and the scope with its updates.
+
+        ``None`` if it raises an error, does not call the model, or no batch is known.
+        """
+        if self._example is None:
+            return None
+        scope = TapeScope([], random=True)
+
+        def training(batch: PyTree) -> tf.Tensor:
+            with scope:
+                return self._batch_loss(self._model, batch)
+
         with recorded_modes(self._model, self._norms) as recorded:
             try:
                 with untouched(self._roots, drawing=True):
-                    trace(self._training_pass, (specs(self._example),))
+                    trace(training, (specs(self._example),))
             except Exception:  # the loss itself is tried out next, and its error says more
-                return unknown
-        return recorded.modes if recorded.called else unknown
+                return None
+        return (recorded.modes, scope) if recorded.called else None
 
-    def _training_pass(self, batch: PyTree) -> tf.Tensor:
-        with TapeScope([], random=True):
-            return self._batch_loss(self._model, batch)
+    def _updated_in_training(self) -> frozenset[int] | None:
+        found = self._training_pass()
+        return found and found[1].updated
 
     def _first_loss(self, program: Program) -> float:
         """The loss of the first batch at the present weights under a program."""

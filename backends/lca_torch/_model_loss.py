@@ -57,8 +57,9 @@ from lca_torch._policies import (
     kept_in_evaluation,
     mixes_examples,
     normalisation_policies,
+    running_statistics,
 )
-from lca_torch._reading import Reading, read
+from lca_torch._reading import Reading, read, written_in_training
 from lca_torch._replica import Replica, switches_by_itself
 from lca_torch._versions import Versions
 
@@ -134,13 +135,13 @@ class TorchLoss(ModelLoss):
             self._kept = self._kept if kept is None else kept
             policies = normalisation_policies(model, batch_norm, self._kept)
             self.mixes_examples = mixes_examples(model, policies)
-            self._buffers = frozenset(name for name, _ in model.named_buffers())
             made = Replica(model, batch_loss, loss_fn, self._own, policies, self._prefix)
             self._adapt(made)
             made.function = torch.compile(made.batch_loss) if compile else made.batch_loss
             return made
 
-        self._replicate, self._versions = replicate, Versions(replicate)
+        self._replicate, self._versions, self._model = replicate, Versions(replicate), model
+        self._moved: frozenset[str] | None = None
         self._batch: PyTree = None
         self._reading, self._state = Reading(), dict[str, Any]()
         tensors = (*model.parameters(), *model.buffers())
@@ -202,8 +203,33 @@ class TorchLoss(ModelLoss):
         return self._state
 
     def moved_by_forward(self) -> Collection[str]:
-        """The model's own buffers."""
-        return self._buffers
+        """The model's own buffers into which a forward pass of training writes."""
+        if self._moved is None:
+            self._moved = self._written_in_training()
+        return self._moved
+
+    def _written_in_training(self) -> frozenset[str]:
+        """Run a private copy once in the modes of the model; all buffers, if it cannot be run.
+
+        Only where the model has buffers of other modules than normalisation layers, whose are known.
+        """
+        buffers = frozenset(name for name, _ in self._model.named_buffers())
+        statistics = running_statistics(self._model)
+        if self._batch is None or buffers <= statistics:
+            return buffers
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return buffers  # layers that synchronise would wait for the other processes
+        trial, modes = self._replicate(), [module.training for module in self._model.modules()]
+        theta, cast = self._theta(), self._cast(self.dtype)
+        batch = tree_map(self._ready(cast, copy=True), self._batch)
+        private = {name: trial.slots.now(name).clone() for name in trial.slots.others}
+        try:
+            with self._random.kept(0), self._modes(gradients=False), interpreted():
+                leaves = self._leaves(theta, ())
+                with trial.holding(leaves.tensors, private, cast) as held:
+                    return buffers & (statistics | written_in_training(held, batch, modes))
+        except Exception:  # of the user's code, for a batch or at a time that it is not made for
+            return buffers
 
     def what_changed(self) -> str:
         """The last change of the Python side of the model or the loss, in words."""

@@ -1,7 +1,7 @@
 """`Reading`: what a loss reads and writes, found by running it once on a private replica."""
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -133,6 +133,19 @@ def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, know
         names=frozenset(names),
         eps=max(reads.eps, known.eps),
     )
+
+
+def written_in_training(held: Held, batch: PyTree, modes: Iterable[bool]) -> set[str]:
+    """The tensors that a forward pass with modules in these modes writes into, or puts others in place of."""
+    data = {f"batch[{i}]": tensor for i, tensor in enumerate(tensors_in(batch))}
+    before = {name: tensor._version for name, tensor in held.tensors.items()}
+    held.begin()
+    for module, training in zip(held.replica.model.modules(), modes, strict=True):
+        module.training = training
+    with Reads(held.tensors | data):  # so that nothing outside is written into
+        held.replica.losses(batch)
+    written = {name for name, tensor in held.tensors.items() if tensor._version != before[name]}
+    return written | held.replica.slots.replaced(held.tensors)
 
 
 def _observed(held: Held, batch: PyTree, given: Mapping[str, Tensor]) -> Reads:

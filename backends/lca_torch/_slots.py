@@ -1,6 +1,6 @@
 """`Slots`: every place where a private copy holds a tensor, so that other tensors can be put there."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,11 @@ class Slot:
     def read(self) -> list[Tensor]:
         """The tensors that the user's object holds now; fewer or more if it holds another structure now."""
         return _tensors(self.original.get(self.key))
+
+    def held_as(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor | None]]:
+        """The tensors that the copy holds now, by name; ``None`` if it has another structure now."""
+        held = _tensors(self.copy.get(self.key))
+        return zip(names, held if len(held) == len(names) else [None] * len(names), strict=True)
 
     def write(self, tensors: Iterable[Tensor]) -> None:
         """Put the tensors of a container into the copy."""
@@ -92,6 +97,12 @@ class Slots:
             copy[key] = tensors[name]
         for slot, held in self._several:
             slot.write([tensors[name] for name in held])
+
+    def replaced(self, tensors: Mapping[str, Tensor]) -> set[str]:
+        """The names of those that were written to slots that hold others now."""
+        single = {name for _, copy, key, name in self._single if copy.get(key) is not tensors[name]}
+        several = ((name, tensor) for slot, names in self._several for name, tensor in slot.held_as(names))
+        return single | {name for name, tensor in several if tensor is not tensors[name]}
 
     def release(self) -> None:
         """Hold the user's tensors again instead of those of the last evaluation."""

@@ -31,6 +31,22 @@ class Scaled(keras.layers.Layer):
         return inputs * keras.ops.cast(self.scale, inputs.dtype)
 
 
+class Averages(keras.Model):
+    """Adds an average over the outputs of training, and multiplies by a variable that the loop sets."""
+
+    def __init__(self):
+        super().__init__()
+        self.outputs_of = keras.layers.Dense(3)
+        self.average = self.add_weight(name="average", shape=(3,), initializer="zeros", trainable=False)
+        self.factor = self.add_weight(name="factor", shape=(), initializer="ones", trainable=False)
+
+    def call(self, inputs, training=False):
+        outputs = self.outputs_of(inputs)
+        if training:
+            self.average.assign(0.9 * self.average + 0.1 * keras.ops.mean(outputs, axis=0))
+        return self.factor * outputs + self.average
+
+
 def other_names(objective):
     return sorted(set(objective.state()) - {"configuration"})
 
@@ -236,3 +252,28 @@ def test_a_step_is_taken_in_the_state_that_its_gradient_saw(how):
     assert (rows["loss_start"][1:] == rows["loss_end"][:-1]).all()
     assert np.abs(rows["residual"]).max() <= estimator.tol
     assert (np.abs(rows["state_change"]) > 1e5 * estimator.tol).all()
+
+
+def test_only_what_a_forward_pass_of_training_updates_is_moved_by_it():
+    model = Averages()
+    model(X)
+    objective = Objective(model, cross_entropy(), (X, Y))
+    assert [name.rpartition(".")[2] for name in objective.moved_by_forward] == ["average"]
+    assert not np.any(model.average.numpy())
+
+
+def test_a_step_is_measured_in_the_state_that_the_loop_has_set_for_it():
+    """The sign of the outputs alternates, so that a step in the state of another one would hurt."""
+    model, optimizer, loss = Averages(), keras.optimizers.SGD(0.05), cross_entropy()
+    model(X)
+    with Tracker(model, optimizer, Objective(model, loss, (X, Y)), lca.Adaptive()) as tracker:
+        changes = []
+        for number in range(6):
+            model.factor.assign(1.0 - 2.0 * (number % 2))
+            with tf.GradientTape() as tape:
+                value = loss(Y, model(X))
+            variables = model.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
+            changes.append(float(loss(Y, model(X)) - value))
+    total = tracker.summary()["train"]["lca_total"]
+    assert abs(total - sum(changes)) <= abs(sum(changes)) / 100

@@ -148,3 +148,27 @@ def test_a_number_in_python_that_changes_the_loss_is_named():
 
     with pytest.raises(LCAError, match=r"has changed during the step because of .*beta.*keras\.Variable"):
         train()
+
+
+class Averages(keras.Model):
+    """Adds an average over the outputs of training, and multiplies by a variable that the loop sets."""
+
+    def __init__(self):
+        super().__init__()
+        self.outputs_of = keras.layers.Dense(3)
+        self.average = self.add_weight(name="average", shape=(3,), initializer="zeros", trainable=False)
+        self.factor = self.add_weight(name="factor", shape=(), initializer="ones", trainable=False)
+
+    def call(self, inputs, training=False):
+        outputs = self.outputs_of(inputs)
+        if training:
+            self.average.assign(0.9 * self.average + 0.1 * ops.mean(outputs, axis=0))
+        return self.factor * outputs + self.average
+
+
+def test_only_what_a_forward_pass_of_training_updates_is_moved_by_it():
+    model = Averages()
+    model(X)
+    objective = Objective(model, cross_entropy(), (X, Y))
+    assert [name.rpartition(".")[2] for name in objective.moved_by_forward] == ["average"]
+    assert not np.any(ops.convert_to_numpy(model.average))
