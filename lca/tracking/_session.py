@@ -189,12 +189,12 @@ class Session:
     def follow(self, updates: int, place: Place) -> None:
         """Count the steps of a continued record from the ``updates`` that its trainer, now here, has made."""
         if self._record is not None:
-            self._record._follow(updates, place)
+            self._record._continuation.follow(updates, place)
 
     def arrive(self, theta: Callable[[], Vector]) -> None:
         """The first update of the run begins at θ: compare it with the end of a record that is continued."""
         if self._record is not None:
-            self._record._arrive(theta)
+            self._record._continuation.arrive(theta)
 
     @property
     def checked_windows(self) -> Mapping[str, list[CheckedWindow]]:
@@ -457,7 +457,8 @@ class Session:
         known = measured_on(self.objectives)
         if known:
             settings["measured_on"] = known
-        made.begin(layout, estimator=estimator, settings=settings)._compare_settings()
+        made.begin(layout, estimator=estimator, settings=settings)
+        made._continuation.compare_run(made._settings)
         return made
 
     def _reason(self) -> str:
