@@ -105,6 +105,10 @@ class Blocks:
         """Drop the metrics that were given after more than so many updates, and return them."""
         return self._store.drop_metrics(step)
 
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Replace attributes of the record."""
+        self._store.set_attributes(attributes)
+
     def flush(self) -> None:
         """Write the current block; if it is not full yet, it will be written again."""
         self._take_in()

@@ -113,15 +113,32 @@ class Continuation:
                 stacklevel=5,
             )
 
+    def compare(self, settings: Mapping[str, Any]) -> None:
+        """Warn of settings that the record has with another value, which it keeps."""
+        if self._end is None:
+            return
+        stored = self.about.get("settings", {})
+        for key, value in settings.items():
+            if value != stored.get(key, value):
+                warnings.warn(
+                    f"settings[{key!r}] of the record {str(self._path)!r} is {stored[key]!r}, which it "
+                    f"keeps, and {value!r} is passed now; pass the same value, the new one under another "
+                    "name, or write another record.",
+                    LCAWarning,
+                    stacklevel=5,
+                )
+
     def compare_run(self, settings: Mapping[str, Any]) -> None:
         """Warn if a tracker measures other data than the record that it continues; refuse another span.
+
+        Of what the tracker knows itself, the rest may change, such as the learning rate of its optimizer.
 
         Raises
         ------
         RecordError
             If the steps of the record are lines over another number of updates.
         """
-        if self._end is None:
+        if self.plan is None:
             return
         before, now = self.about.get("settings", {}), settings
         spans = before.get("span", 1), now.get("span", 1)
@@ -132,7 +149,7 @@ class Continuation:
                 "record."
             )
         known, own = before.get("measured_on"), now.get("measured_on")
-        if not (isinstance(known, Mapping) and isinstance(own, Mapping)):
+        if self._end is None or not (isinstance(known, Mapping) and isinstance(own, Mapping)):
             return
         for name in known:
             if known[name] != own.get(name, known[name]):

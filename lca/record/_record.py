@@ -14,7 +14,7 @@ from lca.arrays import array_ops
 from lca.by_example import ExampleAllocation
 from lca.groups import Groups
 from lca.layout import Layout, check_same_layout
-from lca.record._about import Dtype, Mode, attributes
+from lca.record._about import Dtype, Mode, attributes, named
 from lca.record._asked import (
     as_allocations,
     as_losses,
@@ -70,7 +70,9 @@ class Record:
     neurons, histogram
         Whether to store the totals of neurons, and the histogram of |A|.
     estimator, settings
-        The estimator, and any facts about the run that fit in JSON; stored in the attributes.
+        The estimator, and any facts about the run that fit in JSON; stored in the attributes. With
+        ``mode="a"``, settings that the record lacks are added; where it has another value, it keeps that and
+        a warning tells.
     block
         Number of rows that are collected in memory and written at once; 64 rows are written before the block
         is full if the last writing was 10 s ago. Default: 64 for models of more than 65,536 parameters, up to
@@ -189,7 +191,7 @@ class Record:
         layout
             The layout of the parameters.
         estimator, settings
-            As for the class; what was passed there takes precedence.
+            As for the class; what was passed there, or is in a record that is continued, takes precedence.
         training
             What a tracker knows of the model; stored in the attribute ``training`` beside the versions of the
             packages in use.
@@ -223,6 +225,7 @@ class Record:
                 f"the run ({_listed(_pairs(self._groups))}); use the same groups= and heads=, or write "
                 "another record."
             )
+        self._store_settings()
         return self
 
     def update(
@@ -399,6 +402,22 @@ class Record:
         self.begin(self._plan.layout)
         asked = Content(**self._wanted, traced=self._traced)
         self._blocks = earlier.open(self._place, asked, resume_at)
+        earlier.compare(self._settings)
+        self._store_settings()
+
+    def _store_settings(self) -> None:
+        """Add the settings that a record on disk does not have; without a row, those of before are void."""
+        if self._blocks is None or self._closed:
+            return
+        before = self._about.get("settings", {})
+        known = {"settings": before | self._settings | before}
+        if not self._blocks.rows:
+            known["settings"] = before | self._settings
+            if self._estimator is not None:
+                known |= named(self._estimator)
+        if any(self._about.get(name) != value for name, value in known.items()):
+            self._about |= known
+            self._blocks.set_attributes(known)
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -457,8 +457,9 @@ class Session:
         known = measured_on(self.objectives)
         if known:
             settings["measured_on"] = known
+        own = {key: value for key, value in settings.items() if key not in made._settings}
+        made._continuation.compare_run(own)
         made.begin(layout, estimator=estimator, settings=settings)
-        made._continuation.compare_run(made._settings)
         return made
 
     def _reason(self) -> str:

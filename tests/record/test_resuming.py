@@ -9,6 +9,8 @@ import lca
 from lca import Adaptive, PathIntegral, Record, Trajectory, allocate_each, open_record
 from lca.errors import LCAWarning
 from lca.estimators import AdaptiveSampleSize, ControlVariate, SampledPathIntegral
+from lca.record._check import check_record
+from lca.record._manifest import Manifest
 from lca.reference import SGD, Batch, DatasetLoss, minibatches, mlp, train
 from lca.report._overview import summary
 from lca.runs._run import Run
@@ -156,6 +158,51 @@ def test_other_data_and_another_span_are_told_at_once(tmp_path):
         FunctionalTracker(points()[5], losses, PROBE, record=record)
     with pytest.raises(lca.record.RecordError, match="with span=1 and cannot be continued with span=4"):
         FunctionalTracker(points()[5], LOSSES, PROBE, record=record, span=4)
+
+
+def test_new_settings_are_added_and_another_value_is_told(tmp_path):
+    measured(tmp_path / "r", PROBE, 0, 3, settings={"lr": 0.1, "shape": (4, 6)})
+    passed = {"lr": 0.2, "shape": (4, 6), "host": "b"}
+    with pytest.warns(LCAWarning, match=r"settings\['lr'\] of .* is 0\.1, which it keeps, and 0\.2") as told:
+        record = Record(tmp_path / "r", mode="a", settings=passed)
+    assert len(told) == 1
+    with record:
+        record.begin(LOSSES["train"].layout, settings={"rank": 3, "host": "c"})
+    assert open_record(tmp_path / "r").attrs["settings"] == {
+        "lr": 0.1, "shape": [4, 6], "host": "b", "rank": 3
+    }  # fmt: skip
+    assert check_record(tmp_path / "r").whole
+
+
+def test_settings_and_estimator_are_those_of_the_rows_that_are_measured_again(tmp_path):
+    measured(tmp_path / "r", PROBE, 0, 3, settings={"lr": 0.1, "note": "kept"})
+    run = measured(tmp_path / "r", Adaptive(), 0, 3, mode="a", resume_at=0, settings={"lr": 0.2})
+    assert run.attrs["settings"] == {"lr": 0.2, "note": "kept"}
+    assert run.attrs["estimator"] == repr(Adaptive())
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_writer_that_is_killed_while_it_adds_settings_leaves_a_whole_record(tmp_path, monkeypatch, written):
+    measured(tmp_path / "r", PROBE, 0, 3, settings={"lr": 0.1})
+    append = Manifest.append
+
+    def killed(self, record, **entry):
+        if written and "redescribing" in entry:
+            append(self, record, **entry)
+        elif {"redescribing", "descriptions"} & entry.keys():
+            raise KeyboardInterrupt
+        else:
+            append(self, record, **entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Record(tmp_path / "r", mode="a", settings={"host": "b"})
+    found = {"lr": 0.1, "host": "b"} if written else {"lr": 0.1}
+    assert open_record(tmp_path / "r").attrs["settings"] == found
+    assert check_record(tmp_path / "r").whole
+    run = measured(tmp_path / "r", PROBE, 3, 5, mode="a", settings={"host": "b"})
+    assert run.attrs["settings"] == {"lr": 0.1, "host": "b"}
 
 
 def test_a_trainer_that_continues_by_itself_says_at_which_step(tmp_path):
