@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from lca._state import same
 from lca.errors import LCAWarning
-from lca.step import Step
+from lca.step import Step, _moves_state
 
 
 class StateMoves:
@@ -31,7 +31,7 @@ class StateMoves:
 
     def add(self, step: Step) -> None:
         """Look at a measured step."""
-        if not moves_state(step):
+        if not _moves_state(step):
             return
         assert step.state is not None
         self.steps += 1
@@ -50,8 +50,3 @@ class StateMoves:
                 LCAWarning,
                 stacklevel=2,
             )
-
-
-def moves_state(step: Step) -> bool:
-    """Whether the state moves in a step, or did since the step before."""
-    return step.previous_state is not None or (step.state is not None and step.state[0] is not step.state[1])
