@@ -70,8 +70,8 @@ class Blocks:
 
         Where an estimator began anew, it may have missed steps that are in no schedule.
         """
-        distances = np.diff(self.stored("step"), prepend=-1)
-        return int(distances[~self.stored("restarted")].max(initial=1))
+        distances = np.diff(self.stored("step"))
+        return int(distances[~self.stored("restarted")[1:]].max(initial=1))
 
     def last(self, name: str) -> np.ndarray:
         """The last row of a variable when the record was opened; there must be one."""

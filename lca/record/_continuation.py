@@ -163,8 +163,8 @@ class Continuation:
     def follow(self, updates: int, place: Place) -> None:
         """Count from ``updates``: so many has a trainer made, which is here and continues by itself.
 
-        Unless the record is a new one, ``resume_at`` said where to continue, or the run is where the record
-        ended: then the trainer counts other updates as well.
+        Unless ``resume_at`` said where to continue, or the run is where the record ended: then the trainer
+        counts other updates as well. A record that was not to be continued misses no rows.
 
         Raises
         ------
@@ -172,7 +172,10 @@ class Continuation:
             If the record has rows of later steps.
         """
         end = self._end or End(0, {}, None)
-        if self._mode != "a" or self.next_step != end.step or updates in (0, end.step):
+        if self.next_step != end.step or updates in (0, end.step):
+            return
+        if self._mode != "a":
+            self.next_step = updates
             return
         if end.place is not None and end.place.is_at(place):
             return

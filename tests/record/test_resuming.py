@@ -227,6 +227,40 @@ def test_a_trainer_that_continues_by_itself_says_at_which_step(tmp_path):
     assert open_record(tmp_path / "r").attrs["metrics"]["accuracy"]["step"] == [7]
 
 
+@pytest.mark.parametrize("mode", [None, "x", "w"])
+def test_a_new_record_counts_from_the_updates_of_a_trainer_that_resumes(tmp_path, mode):
+    record = None if mode is None else Record(tmp_path / "r", mode=mode)
+    tracker = FunctionalTracker(points()[7], LOSSES, PROBE, record=record, on_error="raise", every=2)
+    tracker._follow_trainer(7)
+    with tracker:
+        for point in points()[8:11]:
+            tracker.update(point)
+    assert tracker.steps == 10
+    assert tracker.views["train"].trace.rows["step"].tolist() == [8]
+    if record is not None:
+        assert open_record(tmp_path / "r").step.values.tolist() == [8]
+        with pytest.warns(LCAWarning, match="continues at step 12 and has no rows for steps 9 to 11"):
+            Record(tmp_path / "r", mode="a", resume_at=12).close()
+
+
+def test_the_bar_counts_the_steps_before_the_run_in_its_total(tmp_path):
+    def totals(record, made, span=1):
+        tracker = FunctionalTracker(points()[7], LOSSES, Adaptive(), record=record, progress=6, span=span)
+        tracker._follow_trainer(made)
+        with tracker:
+            bar = tracker._session.live._bar._bar
+            found = bar.n, bar.total
+            tracker.expect(4)
+            return (*found, bar.total)
+
+    measured(tmp_path / "r", Adaptive(), 0, 7)
+    assert totals(None, 0) == (0, 6, 4)
+    assert totals(None, 7) == (7, 13, 11)
+    assert totals(None, 7, span=2) == (0, 3, 2)
+    assert totals(Record(tmp_path / "r", mode="a"), 0) == (7, 13, 11)
+    assert totals(Record(tmp_path / "r", mode="a"), 105) == (7, 13, 11)  # it counts other updates as well
+
+
 def test_a_continued_run_draws_other_samples_than_its_beginning(tmp_path):
     """Errors of both parts are independent, as their error bars take them to be."""
     still = np.array([points()[0], points()[1]])
