@@ -1,9 +1,9 @@
 """`Row`: all reductions over K of one step's allocation, shared by summary, record and live views."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import nan
+from math import isnan, nan
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -49,6 +49,8 @@ class CheckedWindow:
     margin
         ``total - change`` lies within ± margin in 95 % of cases, as far as sampling errors go; NaN if the
         estimator gives no error bars.
+    examples
+        The number of examples on which ``change`` was measured; ``None``: all data.
 
     Examples
     --------
@@ -61,6 +63,19 @@ class CheckedWindow:
     change: float
     total: float
     margin: float
+    examples: int | None = None
+
+    @classmethod
+    def _of(cls, numbers: Iterable[float]) -> "CheckedWindow":
+        """From its `_numbers`."""
+        first, last, change, total, margin, examples = numbers
+        return cls(int(first), int(last), change, total, margin, None if isnan(examples) else int(examples))
+
+    @property
+    def _numbers(self) -> tuple[float, ...]:
+        """All attributes in order, as numbers."""
+        examples = nan if self.examples is None else self.examples
+        return self.first_step, self.last_step, self.change, self.total, self.margin, examples
 
     @property
     def miss(self) -> float:

@@ -229,3 +229,8 @@ class Trajectory:
                 )
             yield Step(start, end, index=t)
             start = end
+
+
+def _moves_state(step: Step) -> bool:
+    """Whether the state moves in a step, or did since the step before."""
+    return step.previous_state is not None or (step.state is not None and step.state[0] is not step.state[1])

@@ -100,14 +100,11 @@ class _Last(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         params = self._callback.params or {}  # a loop that calls the callbacks itself need not set them
         steps, epochs = params.get("steps"), params.get("epochs")
-        updates = int(steps * epochs) if steps and epochs else None
-        self._callback._begin(self._callback._make_tracker, updates, self._made())
-
-    def _made(self) -> int:
-        """The number of updates before, if fit continues at a later epoch."""
         model, fit = self._callback.model, self._callback._fit
-        continues = fit.initial_epoch or getattr(model, "_initial_epoch", 0)  # of `BackupAndRestore`
-        return Counts().made_by([model.optimizer]) if continues and model.optimizer else 0
+        first = getattr(model, "_initial_epoch", 0) or fit.initial_epoch  # the former: of `BackupAndRestore`
+        updates = int(steps * (epochs - first)) if steps and epochs else None
+        made = Counts().made_by([model.optimizer]) if first and model.optimizer else 0
+        self._callback._begin(self._callback._make_tracker, updates, made)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._callback._before_batch()

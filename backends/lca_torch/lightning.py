@@ -128,6 +128,8 @@ class _TrainerLoggers:
 
 
 def _updates_of(trainer: Any) -> int | None:
-    """The number of updates of the fit; ``None`` if it has no end."""
+    """The number of updates that are still to be made; ``None`` if it is not known, or there is no end."""
     number = trainer.estimated_stepping_batches
-    return int(number) if isfinite(number) and number > 0 else None
+    if not isfinite(number) or number < 0 or not trainer.lightning_module.automatic_optimization:
+        return None
+    return int(number) - int(trainer.global_step)

@@ -61,9 +61,9 @@ def checked_windows(record: "Dataset", measured: str = "train") -> tuple[list[Ch
     """
     found = [np.asarray(record[f"checked_{name}"].sel(measured=measured).values) for name in _FIELDS]
     windows = [
-        CheckedWindow(int(first), int(last), *map(float, numbers))
-        for first, last, *numbers in zip(*found, strict=True)
-        if not isnan(first)
+        CheckedWindow._of(map(float, numbers))
+        for numbers in zip(*found, strict=True)
+        if not isnan(numbers[0])
     ]
     later = record.attrs.get("final_checks", {}).get(measured)
     if later is None:
@@ -97,7 +97,8 @@ def _intact() -> Iterator[None]:
 
 def _window(entry: dict[str, Any]) -> CheckedWindow:
     first, last = int(entry["first_step"]), int(entry["last_step"])
-    return CheckedWindow(first, last, *(_number(entry[name]) for name in _FIELDS[2:]))
+    change, total, margin = (_number(entry[name]) for name in ("change", "total", "margin"))
+    return CheckedWindow(first, last, change, total, margin, entry.get("examples"))
 
 
 def _number(stored: float | None) -> float:

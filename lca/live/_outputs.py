@@ -15,7 +15,7 @@ class LiveOutputs:
     Parameters
     ----------
     progress
-        Whether to show a `Progress`, or the number of updates of the run.
+        Whether to show a `Progress`, or the number of updates that the run makes, without those before it.
     log_to
         A `Logger`, or several.
     span
@@ -34,7 +34,7 @@ class LiveOutputs:
             raise LCAError(f"progress must be True, False or the number of updates, got {progress!r}.")
         self.shows_progress = bool(progress)
         self.updates = None if isinstance(progress, bool) else progress
-        self._span, self._speaks = span, rank() == 0
+        self._span, self._speaks, self._done = span, rank() == 0, 0
         self._bar: Progress | None = None
         loggers = loggers_of(log_to)
         self._logs_any, self._loggers = bool(loggers), loggers if self._speaks else []
@@ -43,10 +43,11 @@ class LiveOutputs:
     def begin(self, done: int = 0) -> None:
         """The run begins, or goes on after ``done`` steps."""
         if self.shows_progress and self._speaks and self._bar is None:
+            self._done = done
             self._bar = Progress(self._steps(), done=done)
 
     def expect(self, updates: int) -> None:
-        """The number of updates of the run is known now."""
+        """The number of updates that the run makes is known now."""
         self.updates = updates
         if self._bar is not None:
             self._bar.expect(self._steps())
@@ -87,7 +88,8 @@ class LiveOutputs:
             raise errors[0]
 
     def _steps(self) -> int | None:
-        return None if self.updates is None else -(-self.updates // self._span)
+        """The number of steps at the end of the run, with those made before."""
+        return None if self.updates is None else self._done - (-self.updates // self._span)
 
 
 def _closed(close: Callable[[], None]) -> Exception | None:

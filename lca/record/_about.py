@@ -63,8 +63,7 @@ def attributes(
         "lca_version": version("loss-change-allocation"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "conventions": CONVENTIONS,
-        "estimator": "" if estimator is None else repr(estimator),
-        "citations": list(citations_of(estimator)),
+        **named(estimator),
         "settings": dict(settings),
         "training": {"versions": versions(), **training},
         "layout": json.dumps(tensors),
@@ -72,6 +71,18 @@ def attributes(
         "measured": list(plan.measured),
         "block": plan.block,
         **UNFINISHED,
+    }
+
+
+def named(estimator: Estimator | None) -> dict[str, Any]:
+    """The attributes that name the estimator.
+
+    >>> named(None)["estimator"]
+    ''
+    """
+    return {
+        "estimator": "" if estimator is None else repr(estimator),
+        "citations": list(citations_of(estimator)),
     }
 
 

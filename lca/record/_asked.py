@@ -89,7 +89,7 @@ def check_target(path: Path, mode: Mode) -> None:
 
 
 def as_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy of the settings; raises `RecordError` unless they are a dictionary that fits in JSON."""
+    """The settings as they are stored; raises `RecordError` unless this is a dictionary that fits in JSON."""
     if not isinstance(settings, Mapping | None):
         raise RecordError(f"settings must be a dictionary, got {settings!r:.80}; pass {{'note': ...}}.")
     other = next((key for key in settings or () if not isinstance(key, str)), None)
@@ -97,15 +97,16 @@ def as_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
         raise RecordError(
             f"settings has the key {other!r}, which is not a string; pass {{{str(other)!r}: ...}}."
         )
+    found = {}
     for key, value in (settings or {}).items():
         try:
-            json.dumps(value, allow_nan=False)
+            found[key] = json.loads(json.dumps(value, allow_nan=False))
         except (TypeError, ValueError, RecursionError) as error:
             raise RecordError(
                 f"settings[{key!r}] does not fit in JSON ({error}); pass numbers, strings, lists and "
                 "dictionaries (float(x) of a NumPy number, str(x) of anything else)."
             ) from error
-    return dict(settings or {})
+    return found
 
 
 def check_estimator(estimator: Estimator | None) -> None:

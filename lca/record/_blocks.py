@@ -70,8 +70,8 @@ class Blocks:
 
         Where an estimator began anew, it may have missed steps that are in no schedule.
         """
-        distances = np.diff(self.stored("step"), prepend=-1)
-        return int(distances[~self.stored("restarted")].max(initial=1))
+        distances = np.diff(self.stored("step"))
+        return int(distances[~self.stored("restarted")[1:]].max(initial=1))
 
     def last(self, name: str) -> np.ndarray:
         """The last row of a variable when the record was opened; there must be one."""
@@ -104,6 +104,10 @@ class Blocks:
     def drop_metrics(self, step: int) -> list[Given]:
         """Drop the metrics that were given after more than so many updates, and return them."""
         return self._store.drop_metrics(step)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Replace attributes of the record."""
+        self._store.set_attributes(attributes)
 
     def flush(self) -> None:
         """Write the current block; if it is not full yet, it will be written again."""

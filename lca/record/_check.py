@@ -2,14 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lca._output import move_into, scratch_folder
 from lca.by_example._history import RECORDED_LABEL
-from lca.record._manifest import Manifest, describe
+from lca.record._manifest import Manifest
 from lca.record._ownership import LABELS
 from lca.record._reading import open_group
 from lca.record._schema import COMMITTED, RecordError
@@ -104,12 +102,13 @@ def check_record(path: Path) -> RecordCheck:
         variable = name.rpartition("/")[0]
         is_label = variable in (*LABELS, COMMITTED, "") or variable.startswith(RECORDED_LABEL.format(""))
         checks[variable] = VariableCheck(variable, not is_label)
-        if _read(path / name, describe) != manifest.descriptions[name]:
+        contents = _read(path / name)
+        if contents is None or not manifest.describes(name, contents):
             checks[variable].damage.append(_what(path, name))
     for name in sorted(manifest.files):
         check = checks[name.partition("/")[0]]
         first, end = _rows_of(path, name) if check.has_rows and not check.damage else (0, manifest.rows)
-        contents = _read(path / name, bytes)
+        contents = _read(path / name)
         if first < manifest.rows and (contents is None or not manifest.knows(path, name, contents)):
             check.damage.append(_what(path, name))
             if check.has_rows:
@@ -170,10 +169,10 @@ def _rows_of(path: Path, name: str) -> tuple[int, int]:
     return at * length, (at + 1) * length
 
 
-def _read(file: Path, what: Callable[[bytes], Any]) -> Any:
-    """Something about the contents of a file; ``None`` if it cannot be read."""
+def _read(file: Path) -> bytes | None:
+    """The contents of a file; ``None`` if it cannot be read."""
     try:
-        return what(file.read_bytes())
+        return file.read_bytes()
     except OSError:
         return None
 

@@ -16,9 +16,9 @@ from lca.record._schema import (
     FIRST_WITH_MANIFEST,
     FORMAT,
     MISSING_IN,
+    OF_CHECKS,
     RENAMED_SINCE,
     SCHEMA_VERSION,
-    SINCE_3,
     Plan,
     RecordError,
 )
@@ -102,7 +102,7 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
         run = xr.Dataset(variables, {"step": (step[0], step[1].compute()), **labels}, attributes)
     if "sampled" in missing:  # until then, an estimate was recognised by a loss that is not measured
         run["sampled"] = np.isnan(run.loss_end)
-    for name in set(missing) & set(SINCE_3):
+    for name in set(missing) & set(OF_CHECKS):
         run[name] = np.nan * run.loss_end
     if "restarted" in missing:
         run["restarted"] = ("step", np.zeros(run.sizes["step"], bool))

@@ -1,26 +1,20 @@
 """`Record`: writes the allocations of a run to disk, block by block."""
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
-from math import hypot, inf, isfinite
+from collections.abc import Mapping, Sequence
+from math import hypot
 from os import PathLike
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from lca._extras import extra
 from lca._output import check_writable
 from lca._paths import local_path
-from lca._verdict import largest_margin
 from lca.allocation import Estimator, StepAllocation
-from lca.arrays import Vector, array_ops
+from lca.arrays import array_ops
 from lca.by_example import ExampleAllocation
-from lca.errors import LCAWarning
 from lca.groups import Groups
 from lca.layout import Layout, check_same_layout
-from lca.record._about import Dtype, Mode, attributes, plan_of
+from lca.record._about import Dtype, Mode, attributes, named
 from lca.record._asked import (
     as_allocations,
     as_losses,
@@ -34,25 +28,18 @@ from lca.record._asked import (
 )
 from lca.record._blocks import Blocks
 from lca.record._citation import citation, citations_of
-from lca.record._end import End
+from lca.record._continuation import Continuation
 from lca.record._examples import RecordedExamples, example_cells, examples_of
 from lca.record._lock import WriterLock, rank
 from lca.record._metrics import Given, as_given
-from lca.record._place import Place
-from lca.record._reading import open_group
 from lca.record._rows import learning_rates_of, loss_cells, step_cells
-from lca.record._schema import SCHEMA_VERSION, Content, Plan, RecordError
+from lca.record._schema import Content, Plan, RecordError
 from lca.row import Row, rows_of
-from lca.tolerances import EPS32, summed
 
 BLOCK, LARGEST_USUAL_BLOCK = 64, 4_096
 """Rows of a block by default: as many as hold `NUMBERS_OF_A_BLOCK` values, within these limits."""
 NUMBERS_OF_A_BLOCK = 2**22
 """So that blocks of small models, whose steps take little time, are written seldom."""
-_UNKNOWN: Mapping[str, Any] = {"margin": inf, "noise": None, "windows": []}
-"""The self-checks of a part of a run that its writer did not close."""
-_ADDRESS = " object at 0x"
-"""In the repr of an object that has none of its own, which differs in every process."""
 
 
 class Record:
@@ -83,7 +70,9 @@ class Record:
     neurons, histogram
         Whether to store the totals of neurons, and the histogram of |A|.
     estimator, settings
-        The estimator, and any facts about the run that fit in JSON; stored in the attributes.
+        The estimator, and any facts about the run that fit in JSON; stored in the attributes. With
+        ``mode="a"``, settings that the record lacks are added; where it has another value, it keeps that and
+        a warning tells.
     block
         Number of rows that are collected in memory and written at once; 64 rows are written before the block
         is full if the last writing was 10 s ago. Default: 64 for models of more than 65,536 parameters, up to
@@ -142,7 +131,6 @@ class Record:
         check_estimator(estimator)
         self.path = local_path(path, RecordError)
         self._place = self.path.absolute()  # the program may change its folder
-        self.next_step = 0
         self._mode: Mode = mode
         self._wanted: dict[str, Any] = {
             "neurons": neurons,
@@ -159,11 +147,8 @@ class Record:
         self._blocks: Blocks | None = None
         self._about: dict[str, Any] = {}
         self._plan: Plan | None = None
-        self._earlier_checks: Mapping[str, Any] = {}
         self._given: list[Given] = []  # before the first row
-        self._dropped: list[Given] = []  # of a continued record, from after `next_step`
-        self._end: End | None = None  # of a continued record, until its first row
-        self._memory: dict[str, dict[str, float]] = {}  # of the estimator, there
+        self._continuation = Continuation(self.path, mode)
         self._closed = False
         self._writes = rank() == 0
         if self._writes:
@@ -177,13 +162,18 @@ class Record:
         return 0 if self._blocks is None else self._blocks.rows
 
     @property
+    def next_step(self) -> int:
+        """The index of the next step: the number of steps made before, whether measured or not."""
+        return self._continuation.next_step
+
+    @property
     def memory(self) -> Mapping[str, Mapping[str, float]]:
         """What the estimator needs to continue this record as without a stop, by loss.
 
         For the option ``memory`` of `lca.allocate_each`; a tracker passes it on. Empty for a new record, and
         if the estimator has no such memory, or is another one than before.
         """
-        return {} if self._changed_estimator else self._memory
+        return self._continuation.memory(self._estimator)
 
     def begin(
         self,
@@ -201,7 +191,7 @@ class Record:
         layout
             The layout of the parameters.
         estimator, settings
-            As for the class; what was passed there takes precedence.
+            As for the class; what was passed there, or is in a record that is continued, takes precedence.
         training
             What a tracker knows of the model; stored in the attribute ``training`` beside the versions of the
             packages in use.
@@ -235,6 +225,7 @@ class Record:
                 f"the run ({_listed(_pairs(self._groups))}); use the same groups= and heads=, or write "
                 "another record."
             )
+        self._store_settings()
         return self
 
     def update(
@@ -293,11 +284,7 @@ class Record:
                 f"step {step} measures {', '.join(rows)}, but the record {str(self.path)!r} holds "
                 f"{', '.join(plan.measured)}; measure the same losses, or write another record."
             )
-        restarted, displaced = self._restarts(rows), False
-        if self._end is not None:
-            if self._continues(self._end, step, rows):
-                rows = {name: _without_start(row) for name, row in rows.items()}
-            displaced, self._end = self._end.displaced, None
+        rows, restarted, displaced = self._continuation.join(rows, self._estimator)
         shared = {**step_cells(first, plan.content), "restarted": restarted}
         if plan.content.places:
             shared["displaced"] = displaced
@@ -305,14 +292,14 @@ class Record:
         groups = self._groups.values()
         each = [loss_cells(self._fitting(row, plan.layout), plan.content, groups) for row in rows.values()]
         if not self._writes:
-            self._plan, self.next_step = plan, end
+            self._plan, self._continuation.next_step = plan, end
             return
         if self._blocks is None:  # only now is it known that the first row fits
             self._about = attributes(plan, self._estimator, self._settings, self._training)
             check_target(self._place, self._mode)  # again: others need not know the lock
             self._blocks = Blocks.create(self._place, plan, self._about)
             self._blocks.give(self._given)
-        self._plan, self.next_step = plan, end
+        self._plan, self._continuation.next_step = plan, end
         self._blocks.put(shared, each)
 
     def add_metrics(self, values: Mapping[str, Any], *, step: int) -> None:
@@ -374,7 +361,7 @@ class Record:
             return
         losses = as_losses(final_losses)
         if self._blocks is not None:
-            checks = _joined(self._earlier_checks, final_checks or {})
+            checks = _joined(self._continuation.checks, final_checks or {})
             self._blocks.close({"complete": complete, "final_losses": losses, "final_checks": checks})
         self._closed = True
         if self._writes:
@@ -401,12 +388,36 @@ class Record:
         try:
             check_target(self._place, self._mode)
             if self._mode == "a" and self._place.exists():
-                self._continue(resume_at)
+                self._open(resume_at)
             elif resume_at is not None:
-                self._resume_at(resume_at)
+                self._continuation.resume_at(resume_at)
         except BaseException:
             self._lock.release()
             raise
+
+    def _open(self, resume_at: int | None) -> None:
+        """Continue the record that exists."""
+        earlier = self._continuation
+        self._plan, self._about = earlier.read(self._place), earlier.about
+        self.begin(self._plan.layout)
+        asked = Content(**self._wanted, traced=self._traced)
+        self._blocks = earlier.open(self._place, asked, resume_at)
+        earlier.compare(self._settings)
+        self._store_settings()
+
+    def _store_settings(self) -> None:
+        """Add the settings that a record on disk does not have; without a row, those of before are void."""
+        if self._blocks is None or self._closed:
+            return
+        before = self._about.get("settings", {})
+        known = {"settings": before | self._settings | before}
+        if not self._blocks.rows:
+            known["settings"] = before | self._settings
+            if self._estimator is not None:
+                known |= named(self._estimator)
+        if any(self._about.get(name) != value for name, value in known.items()):
+            self._about |= known
+            self._blocks.set_attributes(known)
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -455,213 +466,6 @@ class Record:
         )
         return fitting
 
-    def _continue(self, resume_at: int | None) -> None:
-        self._about = dict(open_group(self._place).attrs)
-        version = self._about["schema_version"]
-        if version < SCHEMA_VERSION:
-            raise RecordError(
-                f"the record {str(self.path)!r} was written by lca {self._about.get('lca_version')} (schema "
-                f"version {version}): it can be read, but this lca, which writes version {SCHEMA_VERSION}, "
-                "cannot continue it; write a new record."
-            )
-        self._plan = plan_of(self.path, self._about)
-        self.begin(self._plan.layout)
-        self._check_same_content(self._plan.content)
-        self._blocks = Blocks.open(self._place, self._plan, resume_at)
-        if self._blocks.rows:
-            self._end = End.of(self._blocks, self._plan)
-            self._memory = self._remembered(self._blocks, self._plan)
-            self.next_step = self._end.step
-        if resume_at is not None:
-            self._resume_at(resume_at)
-        self._earlier_checks = self._checks_before(self._blocks, self._plan)
-        self._dropped = self._blocks.drop_metrics(self.next_step)
-
-    def _compare_settings(self) -> None:
-        """Warn if a tracker measures other data than the record that it continues; refuse another span.
-
-        Raises
-        ------
-        RecordError
-            If the steps of the record are lines over another number of updates.
-        """
-        if self._end is None:
-            return
-        before, now = self._about.get("settings", {}), self._settings
-        spans = before.get("span", 1), now.get("span", 1)
-        if spans[0] != spans[1]:
-            raise RecordError(
-                f"the record {str(self.path)!r} was measured with span={spans[0]} and cannot be continued "
-                f"with span={spans[1]}, whose steps are other lines; use the same span, or write another "
-                "record."
-            )
-        known, own = before.get("measured_on"), now.get("measured_on")
-        if not (isinstance(known, Mapping) and isinstance(own, Mapping)):
-            return
-        for name in known:
-            if known[name] != own.get(name, known[name]):
-                warnings.warn(
-                    f"the loss {name!r} of the record {str(self.path)!r} is measured on {known[name]}, and "
-                    f"that of the run on {own[name]}; measure the same data, or write another record.",
-                    LCAWarning,
-                    stacklevel=4,
-                )
-
-    def _resume_at(self, step: int) -> None:
-        """Continue at a step; warn if more rows are missing than ever before: a schedule skips some."""
-        ended, self.next_step = self.next_step, step
-        if step - ended >= (1 if self._blocks is None else self._blocks.longest_gap):
-            missing = (
-                f"row for step {ended}" if step == ended + 1 else f"rows for steps {ended} to {step - 1}"
-            )
-            warnings.warn(
-                f"the record {str(self.path)!r} continues at step {step} and has no {missing}.",
-                LCAWarning,
-                stacklevel=5,
-            )
-
-    def _follow(self, updates: int, place: Place) -> None:
-        """Count from ``updates``: so many has a trainer made, which is here and continues by itself.
-
-        Unless the record is a new one, ``resume_at`` said where to continue, or the run is where the record
-        ended: then the trainer counts other updates as well.
-
-        Raises
-        ------
-        RecordError
-            If the record has rows of later steps.
-        """
-        end = self._end or End(0, {}, None)
-        if self._mode != "a" or self.next_step != end.step or updates in (0, end.step):
-            return
-        if end.place is not None and end.place.is_at(place):
-            return
-        if updates < end.step:
-            raise RecordError(
-                f"the trainer continues after {updates} updates, but the record {str(self.path)!r} has rows "
-                f"up to step {end.step - 1}; pass resume_at={updates} to measure the later steps again."
-            )
-        self._resume_at(updates)
-        if self._blocks is not None:
-            self._blocks.give([each for each in self._dropped if each[0] <= updates])
-
-    def _arrive(self, theta: Callable[[], Vector]) -> None:
-        """The first step of this part begins at θ: warn if the record ended elsewhere."""
-        end = self._end
-        if end is None or end.place is None or end.arrived or self.next_step != end.step:
-            return
-        end.arrived, end.displaced = True, not end.place.is_at(Place.of(theta()))
-        if end.displaced:
-            warnings.warn(
-                f"the parameters are not those with which the record {str(self.path)!r} ended: training did "
-                f"not continue from the end of step {end.step - 1}. Load the checkpoint of that moment, or "
-                "pass resume_at=, the number of steps made before: of an earlier checkpoint, or if the last "
-                "ones were not measured.",
-                LCAWarning,
-                stacklevel=4,
-            )
-
-    def _checks_before(self, blocks: Blocks, plan: Plan) -> dict[str, Any]:
-        """Margin and noise of the self-checks before `next_step`, by loss, and the windows that no row holds.
-
-        If the last writer did not close the record, or rows were dropped, the windows bound the margin.
-        """
-        closed, found = self._about.get("final_checks", {}), {}
-        margins, checked = blocks.stored("checked_margin"), ~np.isnan(blocks.stored("checked_first_step"))
-        for which, name in enumerate(plan.measured):
-            own, of_rows = closed.get(name, _UNKNOWN), margins[checked[:, which], which]
-            windows = [window for window in own["windows"] if window["last_step"] < self.next_step]
-            margin = own["margin"]
-            if margin is not None:
-                bound = largest_margin([*of_rows, *(window["margin"] for window in windows)])
-                margin = min(margin, bound) if isfinite(bound) else None
-            if len(of_rows) or windows:
-                found[name] = {"margin": margin, "noise": own.get("noise"), "windows": windows}
-        return found
-
-    def _remembered(self, blocks: Blocks, plan: Plan) -> dict[str, dict[str, float]]:
-        """What the estimator remembers after the last row, by loss; terms have no memory of their own."""
-        if not plan.content.memory:
-            return {}
-        found = zip(plan.measured, blocks.last("memory").tolist(), strict=True)
-        by_loss = {name: dict(zip(plan.content.memory, values, strict=True)) for name, values in found}
-        return {
-            name: known
-            for name, values in by_loss.items()
-            if (known := {key: value for key, value in values.items() if isfinite(value)})
-        }
-
-    @property
-    def _changed_estimator(self) -> str:
-        """The estimator of a continued record, if it is known and not the one of this part."""
-        before, now = self._about.get("estimator"), repr(self._estimator)
-        known = before and self._estimator is not None and _ADDRESS not in now
-        return str(before) if known and before != now else ""
-
-    def _restarts(self, rows: Mapping[str, Row]) -> bool:
-        """Whether this is the first row of a continued record, and the estimator does not remember the last.
-
-        An estimator that measures the whole loss and has no memory has nothing to remember; one that samples
-        begins anew with its samples, and with the check of their sum.
-        """
-        if self._end is None:
-            return False
-        if self._changed_estimator:
-            warnings.warn(
-                f"the record {str(self.path)!r} was measured by {self._changed_estimator}, which its "
-                f"attributes name, and continues with {self._estimator!r}; pass the same estimator, or write "
-                "another record.",
-                LCAWarning,
-                stacklevel=3,
-            )
-            return True
-        steps = {name: memory["steps"] + 1 for name, memory in self._memory.items()}
-        return any(
-            row.allocation.sampled or row.allocation.memory.get("steps") != steps.get(name)
-            for name, row in rows.items()
-        )
-
-    def _check_same_content(self, has: Content) -> None:
-        """Raise `RecordError` if an option differs from its default and from what the record holds."""
-        asked, default = Content(**self._wanted, traced=self._traced), Content()
-        for name, value in asdict(asked).items():
-            if value not in (getattr(default, name), getattr(has, name)):
-                raise RecordError(
-                    f"the record {str(self.path)!r} was created with {name}={getattr(has, name)!r} and "
-                    f"cannot be continued with {name}={value!r}; omit the option, or write another record."
-                )
-
-    def _continues(self, end: End, step: int, rows: Mapping[str, Row]) -> bool:
-        """Whether the first row of a continued record begins where the record ended.
-
-        Warns if it begins elsewhere, or if the losses there are others.
-        """
-        if step != end.step:
-            return False
-        source = next(iter(rows.values())).allocation.source
-        if source is not None:
-            self._arrive(lambda: source.start)
-        if end.displaced:
-            return False
-        for name, loss in end.losses.items():
-            begin, mass = rows[name].allocation.loss_start, rows[name].allocation.mass
-            if abs(begin - loss) > summed(mass + abs(begin) + abs(loss), EPS32):
-                cause = (
-                    "though the parameters are the same. Other data are measured, or the state that the loss "
-                    "depends on (running statistics) was not restored."
-                    if end.arrived
-                    else f"so training did not continue from the end of step {step - 1}. Load the checkpoint "
-                    "of that moment, or pass resume_at= for an earlier one."
-                )
-                warnings.warn(
-                    f"the record {str(self.path)!r} ended with a {name} loss of {loss:.6g} and continues "
-                    f"with a loss of {begin:.6g}, {cause}",
-                    LCAWarning,
-                    stacklevel=3,
-                )
-                return False
-        return True
-
 
 def _pairs(groups: Mapping[str, Groups]) -> tuple[tuple[str, str], ...]:
     """Each group with its division."""
@@ -687,11 +491,3 @@ def _joined(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, A
 def _hypot(*numbers: float | None) -> float | None:
     known = [number for number in numbers if number is not None]
     return hypot(*known) if len(known) == len(numbers) else None
-
-
-def _without_start(row: Row) -> Row:
-    """A row without the cost of θ_t, which the last row of a continued record has paid for as its end."""
-    found = row.allocation
-    paid = Row(replace(found, cost=found.cost - found.start_cost), row.layout)
-    paid.check, paid.path_difference, paid.examples = row.check, row.path_difference, row.examples
-    return paid

@@ -10,6 +10,7 @@ from lca.groups import Groups
 from lca.record._place import Place
 from lca.record._schema import Content, RecordError, group_names
 from lca.row import CheckedWindow, Row
+from lca.step import _moves_state
 from lca.views._view import step_of
 
 Cells = dict[str, np.ndarray | float | int]
@@ -33,6 +34,7 @@ def step_cells(row: Row, content: Content) -> Cells:
         cells["learning_rate"] = np.array([known.get(name, np.nan) for name in content.learning_rates])
     if content.places and allocation.source is not None:
         cells["theta_mass"] = Place.of(allocation.source.end).mass
+        cells["state_moved"] = _moves_state(allocation.source)
     if not (content.theta or content.traced):
         return cells
     step, ops = step_of(allocation, "theta and trace"), array_ops(allocation.values)
@@ -55,8 +57,8 @@ def loss_cells(row: Row, content: Content, groups: Collection[Groups] = ()) -> C
     values, ops = row.allocation.values, array_ops(row.allocation.values)
     cells: Cells = {name: value for name, value in row.scalars.items() if name != "step"}
     cells["path_difference"] = row.path_difference
-    for field in fields(CheckedWindow):
-        cells[f"checked_{field.name}"] = np.nan if row.check is None else getattr(row.check, field.name)
+    for at, field in enumerate(fields(CheckedWindow)):
+        cells[f"checked_{field.name}"] = np.nan if row.check is None else row.check._numbers[at]
     for by in group_names(content):
         cells[f"{by}_total"], cells[f"{by}_stderr"] = row.totals(by), row.stderr(by)
         if by != "neuron":

@@ -16,13 +16,13 @@ from lca.layout import GroupBy, Layout
 from lca.record._examples import RecordedExamples
 from lca.row import BIN_EDGES
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Increased when a reader of the previous version would misread a record.
 
 1: lca 0.1.0. 2: ``_helped`` and ``_hurt`` became ``_helping`` and ``_hurting``; ``sampled`` and the manifest
 were added. 3: the variables of self-checks (``checked_``) and ``path_difference`` were added. 4: the
 ``memory`` of estimators that have one, ``restarted`` and the place at the end of a step (``theta_``) were
-added.
+added. 5: ``checked_examples`` and ``state_moved`` were added.
 """
 FIRST_WITH_MANIFEST = 2
 RENAMED_SINCE = {
@@ -39,15 +39,19 @@ _CHECKS = (
     ("checked_margin", "half the 95 % interval of checked_total - checked_change", "loss"),
     ("checked_first_step", "index of the first step of that window", "1"),
     ("checked_last_step", "index of its last step", "1"),
+    ("checked_examples", "examples on which checked_change was measured; NaN: all data", "1"),
     ("path_difference", "layers of a straight line against those of its updates, relative", "1"),
 )
-SINCE_3 = tuple(name for name, *_ in _CHECKS)
+OF_CHECKS = tuple(name for name, *_ in _CHECKS)
+_SINCE_5 = ("checked_examples", "state_moved")
 MISSING_IN: Mapping[int, tuple[str, ...]] = {
-    1: ("sampled", *SINCE_3, "restarted"),
-    2: (*SINCE_3, "restarted"),
-    3: ("restarted",),
+    1: ("sampled", *OF_CHECKS, "restarted"),
+    2: (*OF_CHECKS, "restarted"),
+    3: (*_SINCE_5, "restarted"),
+    4: _SINCE_5,
 }
-"""For each older schema: the variables it lacks; `lca.open_record` derives them from others, or sets NaN."""
+"""For each older schema: the variables it lacks; `lca.open_record` derives them from others, sets NaN, or
+leaves out what it does not know."""
 
 FILE_BYTES = 2**17
 """Rows of a variable that share a file, in bytes; a block of a large variable is a file of its own."""
@@ -94,9 +98,9 @@ class Column:
 class Content:
     """The optional contents of a record, beyond scalars, tensors and layers.
 
-    ``checkpoints`` says whether steps are between checkpoints of these numbers; ``places`` whether θ of the
-    steps is known, by which a place is recognised; ``learning_rates`` are the names of the groups of the
-    optimizer; ``groups`` are pairs of a division and one of its groups.
+    ``checkpoints`` says whether steps are between checkpoints of these numbers; ``places`` whether θ and the
+    state of the steps are known, by which a place is recognised; ``learning_rates`` are the names of the
+    groups of the optimizer; ``groups`` are pairs of a division and one of its groups.
     ``values`` and ``theta`` are the dtypes of the full arrays, or ``None``; ``traced`` holds positions in θ;
     ``memory`` holds the names in `lca.StepAllocation.memory`; ``examples`` the groups and examples of the
     allocation by example.
@@ -151,6 +155,7 @@ _COUNTS = (("helping", f"A < 0; {_NOISY}"), ("hurting", f"A > 0; {_NOISY}"), ("z
 
 _PLACES = (
     Column("theta_mass", (), "float64", "Σ_i |θ_i| at the end of the step", "parameter"),
+    Column("state_moved", (), "bool", "the state of the loss moved in the step, or since the last one", "1"),
     Column("displaced", (), "bool", "the record was continued, from another θ than that of its end", "1"),
 )
 _BY_EXAMPLE = (

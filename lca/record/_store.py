@@ -6,6 +6,7 @@ them. Readers go by that line, so they see only whole rows, whatever happened to
 committed rows already is replaced only after a line that says by what.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -155,6 +156,18 @@ class BlockStore:
             with self._explained():
                 self._manifest.write(self._path)
         return dropped
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Replace attributes of the record; if the writer is killed, it has the old or the new ones."""
+        file = self._path / "zarr.json"
+        with self._explained():
+            self._check_place()
+            found = json.loads(file.read_bytes())
+            found["attributes"] |= attributes
+            described = {file.name: describe(json.dumps(found).encode())}
+            self._manifest.append(self._path, redescribing=described)
+            self._group.attrs.update(attributes)
+            self._manifest.append(self._path, descriptions=described)
 
     def cut(self, length: int) -> None:
         """Drop the rows from ``length`` on."""

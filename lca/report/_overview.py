@@ -89,6 +89,8 @@ def _verdicts(run: Run, checks: Sequence[Conservation]) -> list[tuple[Tone, str]
         found.append(("warn", _restarts(run.restarts)))
     if run.displacements:
         found.append(("warn", _displacements(run.displacements)))
+    if run.state_moved_steps:
+        found.append(("warn", _state_moved(run.state_moved_steps, len(run.steps))))
     if run.span > 1:
         found.append(("warn", _straight_lines(run.span)))
     if run.is_replay:
@@ -140,6 +142,13 @@ def _displacements(steps: Sequence[int]) -> str:
     return (
         f"The record was continued at {_named(steps)}, but training did not continue from where it had "
         "ended: the parameters are others. The sums are over parts that do not follow one another."
+    )
+
+
+def _state_moved(moved: int, steps: int) -> str:
+    return (
+        f"In {moved:,} of {count_of(steps, 'step')} the state moved that the loss depends on, such as the "
+        "running statistics of BatchNorm; what that changed in the loss is in none of these numbers."
     )
 
 

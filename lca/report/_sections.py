@@ -239,7 +239,7 @@ def _conservation_rows(checks: Sequence[Conservation]) -> list[tuple[str, ...]]:
 
 def _self_check_rows(checks: Sequence[Conservation]) -> list[tuple[str, ...]]:
     """What the self-check of a sampled estimator found."""
-    return [
+    rows = [
         ("checked steps", *(f"{c.checked_steps} of {c.steps}" for c in checks)),
         (
             "change of the measured loss over the checked steps",
@@ -249,6 +249,9 @@ def _self_check_rows(checks: Sequence[Conservation]) -> list[tuple[str, ...]]:
         ("95 % interval of that sum, ±", *(_interval(c) for c in checks)),
         ("sum of all allocations", *(format_number(c.allocated, "+") for c in checks)),
     ]
+    if any(c.checked_on for c in checks):
+        rows.append(("measured on", *(c.checked_on or "all data" for c in checks)))
+    return rows
 
 
 def _checked(check: Conservation, name: str) -> str:

@@ -1,6 +1,7 @@
 """The conservation check: do the allocations add up to the change of the loss?"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 from lca._verdict import LARGE_MISS, SMALL_MISS, has_diverged, missed_part, sampling_limit
 from lca.analysis import checked_windows
 from lca.analysis._checks import noise_of
+from lca.row import CheckedWindow
 from lca.runs._format import format_number, format_percent
 from lca.runs._run import Run
 from lca.tolerances import EPS32, summed
@@ -52,6 +54,8 @@ class Conservation:
         them, the sum of their allocations, half its 95 % interval (NaN without error bars), and the largest
         difference of the two that sampling explains, of which a tracker does not warn yet (infinite: too
         few steps to tell).
+    checked_on
+        The examples on which that loss change was measured, in words; empty: all data.
     discontinuities, discontinuity_change
         The number of consecutive steps between which the loss changed, and the sum of these changes, which
         is part of ``unmeasured_change``.
@@ -81,6 +85,7 @@ class Conservation:
     checked_allocated: float
     checked_margin: float
     checked_limit: float
+    checked_on: str
 
     @property
     def has_losses(self) -> bool:
@@ -170,8 +175,8 @@ class Conservation:
         return tone, (
             f"An estimate from samples: over {self.checked_steps} of {self.steps} steps the allocations sum "
             f"to {format_number(self.checked_allocated, '+')}, and the measured loss changed by "
-            f"{format_number(self.checked_change, '+')}, a difference of {format_percent(100 * part)} "
-            f"({interval})."
+            f"{format_number(self.checked_change, '+')}{self.checked_on and f' on {self.checked_on}'}, a "
+            f"difference of {format_percent(100 * part)} ({interval})."
         )
 
     def _checked(self) -> tuple[Tone, str]:
@@ -250,7 +255,23 @@ def check_conservation(run: Run, loss: str) -> Conservation:
         checked_allocated=sum(window.total for window in windows),
         checked_margin=margin,
         checked_limit=sampling_limit(checked_steps, float(largest), noise, has_bars=has_bars),
+        checked_on=_examples_of(windows),
     )
+
+
+def _examples_of(windows: Sequence[CheckedWindow]) -> str:
+    """The examples on which the change over windows was measured; a continued run may have several numbers.
+
+    >>> from dataclasses import replace
+    >>> window = CheckedWindow(0, 15, change=-1.0, total=-0.75, margin=0.5, examples=20)
+    >>> _examples_of([window]), _examples_of([window, replace(window, examples=None)])
+    ('20 examples', '20 examples and all data')
+    """
+    numbers = sorted({window.examples for window in windows if window.examples is not None})
+    if not numbers:
+        return ""
+    rest = " and all data" if any(window.examples is None for window in windows) else ""
+    return f"{' and '.join(f'{number:,}' for number in numbers)} examples{rest}"
 
 
 def _inconsistent(run: Run, loss: str) -> np.ndarray:

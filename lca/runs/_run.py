@@ -99,6 +99,14 @@ class Run:
         """The steps at which the record was continued, and not from where it had ended."""
         return self._flagged("displaced")
 
+    @cached_property
+    def state_moved_steps(self) -> int:
+        """The number of steps in which the state moved, and the change of the loss was not measured."""
+        moved = self.record.get("state_moved")
+        if moved is None:
+            return 0
+        return int(np.count_nonzero(moved.values & np.isnan(self.per_step("loss_end", self.measured[0]))))
+
     def _flagged(self, name: str) -> list[int]:
         found = self.record.get(name)
         return [] if found is None else self.steps[found.values.astype(bool)].tolist()

@@ -111,7 +111,8 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
     ) -> None:
         """A run begins: make its tracker and enter it, or handle the error as ``on_error`` says.
 
-        It will make ``updates`` updates, as far as the framework knows, after ``made`` of an earlier part.
+        It will make ``updates`` updates, as far as the framework knows, after ``made`` of an earlier part,
+        which are not among them.
         """
         self._end(complete=False)  # a run that ended without the framework saying so
         self.tracker = self._failure = None

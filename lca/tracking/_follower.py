@@ -58,9 +58,10 @@ class RunFollower:
     Attributes
     ----------
     steps
-        Number of updates seen, measured or not, including those in a record that is continued.
+        Number of updates made, measured or not, including those before the run of which a record that is
+        continued or a trainer that resumes training knows.
     made
-        Number of updates that a trainer which continues training by itself has made before the run, or 0.
+        Number of updates that such a trainer has made before the run, or 0.
     discontinuities
         As in `lca.tracking.TrackerBase`.
     """
@@ -110,7 +111,7 @@ class RunFollower:
             self._begun = Place.of(self._theta.borrow())
             if self.made:
                 self._session.follow(self.made, self._begun)
-                self.steps = self._session.first_step
+                self.made, self.steps = 0, self._session.first_step
         self._look_ahead(state)
         self._clock.resume()
 

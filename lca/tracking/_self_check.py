@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import hypot, inf, isfinite, isnan, nan, sqrt
 from typing import Any
 
@@ -16,11 +16,10 @@ from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.objective import Objective, Sampled, State, at_state, evaluate
 from lca.row import CheckedWindow, Row
-from lca.step import Step
+from lca.step import Step, _moves_state
 from lca.tolerances import EPS32, conservation
 from lca.tracking._causes import likely_causes
 from lca.tracking._options import CheckEvery
-from lca.tracking._state_moves import moves_state
 from lca.views._rows import Rows
 
 Losses = dict[str, np.ndarray]
@@ -32,10 +31,8 @@ SHORT_WINDOWS = 4
 """Windows of fewer than `FIRST` steps at each check of ``"doubling"``, as one of them tells little."""
 SHOWN, WARNED = 0.95, 0.999
 """Levels of the interval that is shown, and of that outside which there is a warning: checks are many."""
-WINDOW = np.dtype(
-    [("first_step", "i8"), ("last_step", "i8"), ("change", "f8"), ("total", "f8"), ("margin", "f8")]
-)
-"""The columns in which windows are kept, those of `lca.row.CheckedWindow`."""
+WINDOW = np.dtype([(field.name, "f8") for field in fields(CheckedWindow)])
+"""The columns in which windows are kept."""
 GROUPS = 32
 """Groups of a part of the data, whose spread gives the standard error of its loss."""
 
@@ -109,7 +106,7 @@ class SelfCheck:
             return
         if not self._continues(step):
             self._drop()
-        elif moves_state(step) and self._last is not None:
+        elif _moves_state(step) and self._last is not None:
             self.end(self._last.theta)
         if self._start is None and self._due:
             self._begin(self._measured(step.start, _state_of(step)))
@@ -121,7 +118,7 @@ class SelfCheck:
             self._held += 1
             for name in rows.keys() & self._start.keys():
                 self._accounts.setdefault(name, _Account(name, self._likely)).add(rows[name])
-            if moves_state(step):
+            if _moves_state(step):
                 self._close(step.end, _state_of(step))
                 self._count_short()
             elif self._due:
@@ -347,7 +344,7 @@ class _Account:
     @property
     def windows(self) -> list[CheckedWindow]:
         """All checks that have ended."""
-        return [CheckedWindow(*row) for row in self.rows.array().tolist()]
+        return list(map(CheckedWindow._of, self.rows.array().tolist()))
 
     def add(self, row: Row) -> None:
         self._window.add(row)
@@ -366,8 +363,8 @@ class _Account:
         start, end = losses
         changes = end - start
         margin = hypot(self._window_margin(), data.margin(SHOWN, changes))
-        found = CheckedWindow(*steps, data.mean(changes), self._window.total, margin)
-        self.rows.append(tuple(vars(found).values()))
+        found = CheckedWindow(*steps, data.mean(changes), self._window.total, margin, data.examples)
+        self.rows.append(found._numbers)
         self.steps += found.last_step - found.first_step + 1
         self.unwritten.append(found)
         self._changes = self._changes + changes

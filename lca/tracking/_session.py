@@ -77,6 +77,9 @@ class Session:
 
     Attributes
     ----------
+    first_step
+        The index of the first update: 0, the number of steps in the record that is continued, or the number
+        of updates that a trainer has made before.
     views
         The view of each measured loss by name, or the list of its views, and of each of its terms
         (``train/penalty``) if the view of the loss is a `lca.summary.RunViews`.
@@ -175,13 +178,9 @@ class Session:
         if record is not None:
             _refuse_two_histories(self.views)
         self._record = None if record is None else self._begun(record, estimator)
+        self.first_step = 0 if self._record is None else self._record.next_step
         if self._record is not None and self._record.memory:  # the run goes on, and so does the estimator
             self._allocate = start_each(self.objectives, estimator, memory=self._record.memory)
-
-    @property
-    def first_step(self) -> int:
-        """The index of the first update: 0, or the number of steps in the record that is continued."""
-        return 0 if self._record is None else self._record.next_step
 
     @property
     def recorded(self) -> int:
@@ -189,14 +188,16 @@ class Session:
         return 0 if self._record is None else self._record.steps
 
     def follow(self, updates: int, place: Place) -> None:
-        """Count the steps of a continued record from the ``updates`` that its trainer, now here, has made."""
+        """Count steps from the ``updates`` that a trainer, now here, has made, or as a record counts them."""
+        self.first_step = updates
         if self._record is not None:
-            self._record._follow(updates, place)
+            self._record._continuation.follow(updates, place)
+            self.first_step = self._record.next_step
 
     def arrive(self, theta: Callable[[], Vector]) -> None:
         """The first update of the run begins at θ: compare it with the end of a record that is continued."""
         if self._record is not None:
-            self._record._arrive(theta)
+            self._record._continuation.arrive(theta)
 
     @property
     def checked_windows(self) -> Mapping[str, list[CheckedWindow]]:
@@ -238,7 +239,8 @@ class Session:
         return self.measured_fraction(updates) if self._every > 1 else 0.0
 
     def _measured_steps(self, every: Callable[[int], bool], updates: int | None) -> list[bool]:
-        return [bool(every(step)) for step in range(-(-(updates or 0) // self.span))]
+        steps = -(-(updates or 0) // self.span)
+        return [bool(every(self.first_step + step)) for step in range(steps)]
 
     def describe(self, settings: Mapping[str, Any], training: Mapping[str, Any]) -> None:
         """Tell the record what the tracker knows of the run; what the user has passed takes precedence."""
@@ -459,7 +461,9 @@ class Session:
         known = measured_on(self.objectives)
         if known:
             settings["measured_on"] = known
-        made.begin(layout, estimator=estimator, settings=settings)._compare_settings()
+        own = {key: value for key, value in settings.items() if key not in made._settings}
+        made._continuation.compare_run(own)
+        made.begin(layout, estimator=estimator, settings=settings)
         return made
 
     def _reason(self) -> str:

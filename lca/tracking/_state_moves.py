@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from lca._state import same
 from lca.errors import LCAWarning
 from lca.objective import State
-from lca.step import Step
+from lca.step import Step, _moves_state
 
 FEW = 4
 """The number of steps from which on a state may be said to move in most of them."""
@@ -42,7 +42,7 @@ class StateMoves:
     def add(self, step: Step) -> None:
         """Look at a measured step."""
         self._seen += 1
-        if not moves_state(step):
+        if not _moves_state(step):
             return
         assert step.state is not None
         self.steps += 1
@@ -93,8 +93,3 @@ def _moved(before: State, after: State, names: Iterable[str]) -> list[str]:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def moves_state(step: Step) -> bool:
-    """Whether the state moves in a step, or did since the step before."""
-    return step.previous_state is not None or (step.state is not None and step.state[0] is not step.state[1])

@@ -50,8 +50,9 @@ class TrackerBase(HasTable):
         the ``with`` block ends; its attribute ``complete`` is true if that was without an error.
     progress
         Show a bar with steps, rate and residual so far, and one line with a forecast of the cost when
-        training begins; the number of updates of the run, instead of ``True``, gives the time left as well.
-        Callbacks know that number themselves. Default: nothing is shown.
+        training begins; the number of updates that the run makes, without those before it, instead of
+        ``True``, gives the time left as well. Callbacks know that number themselves. Default: nothing is
+        shown.
     log_to
         A `lca.live.Logger`, or a list of them, that gets the numbers of each measured step: `lca.live.CSV`,
         `lca.live.TensorBoard`, `lca.live.WandB`, `lca.live.MLflow`. They are closed when the ``with`` block
@@ -100,7 +101,11 @@ class TrackerBase(HasTable):
 
     @property
     def steps(self) -> int:
-        """Number of updates seen, measured or not."""
+        """Number of updates made, measured or not: the index of the next step.
+
+        Those of before the run are counted too, if a record is continued, or training is resumed by a
+        trainer that knows their number. With ``span``: number of updates seen in this run.
+        """
         return self._follower.steps
 
     @property
@@ -200,7 +205,10 @@ class TrackerBase(HasTable):
             self._session.add_metrics(self.steps, values)
 
     def expect(self, updates: int) -> None:
-        """The run will make so many updates: gives ``progress`` the time left, and `estimate` its default."""
+        """The run will make so many updates: gives ``progress`` the time left, and `estimate` its default.
+
+        Updates of before the run, in a record that is continued or by a trainer that resumes, do not count.
+        """
         self._session.live.expect(updates)
 
     def _follow_trainer(self, updates: int) -> None:

@@ -482,6 +482,14 @@ def test_a_run_that_is_resumed_is_recorded_in_the_steps_of_the_trainer(tmp_path)
     assert lca.open_record(tmp_path / "run.zarr").step.values.tolist() == [0, 1, 3, 4]
 
 
+def test_a_new_record_of_a_resumed_run_has_the_steps_of_the_trainer(tmp_path):
+    train(gpt2(), tmp_path, max_steps=3, save_strategy="steps", save_steps=3)
+    callback = TrainerCallback(measure, RULE, on_error="raise", record=tmp_path / "run.zarr")
+    train(gpt2(), tmp_path, callback, max_steps=5, resume=tmp_path / "checkpoint-3")
+    assert lca.open_record(tmp_path / "run.zarr").step.values.tolist() == [3, 4]
+    assert (callback.steps, callback.tracker.estimate().steps) == (5, 2)
+
+
 def test_halves_under_dropout_are_refused(tmp_path):
     callback = TrainerCallback(measure, CrossFit(own_pass=True), on_error="raise")
     with pytest.raises(LCAError, match="loss of training is not the measured one on its batch"):

@@ -359,6 +359,14 @@ def test_a_fit_that_is_resumed_is_recorded_in_the_steps_of_the_trainer(tmp_path)
     assert lca.open_record(tmp_path / "run.zarr").step.values.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
 
 
+def test_a_new_record_of_a_resumed_fit_has_the_steps_of_the_trainer(tmp_path):
+    fit(module(), epochs=1, checkpoint=tmp_path / "last.ckpt")
+    callback = LightningCallback(measure, on_error="raise", record=tmp_path / "run.zarr")
+    fit(module(), callback, epochs=2, checkpoint=tmp_path / "last.ckpt")
+    assert lca.open_record(tmp_path / "run.zarr").step.values.tolist() == [5, 6, 7, 8, 9]
+    assert (callback.steps, callback.tracker.estimate().steps) == (10, 5)
+
+
 def test_the_next_batch_is_the_one_of_the_next_step(tmp_path):
     record = tmp_path / "run.zarr"
     callback = LightningCallback(measure, NextBatch(), views=Kept, on_error="raise", record=record)

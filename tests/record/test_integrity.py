@@ -156,7 +156,7 @@ def files_in(path):
 
 def test_a_short_run_of_few_parameters_takes_few_files(tmp_path):
     few, many = recorded(tmp_path / "few", 2), recorded(tmp_path / "many", 80)  # 1 and 40 blocks
-    assert files_in(many) <= files_in(few) + 4 < 100  # the two histograms have two files each
+    assert files_in(many) <= files_in(few) + 4 <= 100  # the two histograms have two files each
     assert open_record(many).total.values.ravel().tolist() == [3.0] * 80
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lca import Layout, Record, StepAllocation, open_record, open_runs
+from lca import Layout, Record, StepAllocation, Trajectory, measure, open_record, open_runs
 from lca._cli import main
 from lca.analysis import checked_windows
-from lca.record import SCHEMA_VERSION, RecordError
+from lca.record import SCHEMA_VERSION, RecordError, _about, _record, _schema
+from lca.record._schema import columns
+from lca.reference import Quadratic
 from lca.runs._balance import check_conservation
 from lca.runs._run import Run
 
@@ -76,6 +78,29 @@ def test_a_record_from_before_the_self_check_has_none(tmp_path):
         assert (windows, np.isnan(margin)) == ([], True)
     for_page = Run(run)
     assert check_conservation(for_page, "sampled").verdict()[1].startswith("Not checked: this estimator")
+
+
+def test_a_record_of_schema_4_does_not_know_what_was_added_since(tmp_path, monkeypatch):
+    added = {"checked_examples", "state_moved"}
+
+    def without(cells):
+        return lambda *given: {name: v for name, v in cells(*given).items() if name not in added}
+
+    quadratic, points = Quadratic(np.eye(2)), [np.ones(2), np.zeros(2)]
+    with monkeypatch.context() as patched:
+        patched.setattr(_about, "SCHEMA_VERSION", 4)
+        patched.setattr(_schema, "columns", lambda has: [c for c in columns(has) if c.name not in added])
+        patched.setattr(_record, "step_cells", without(_record.step_cells))
+        patched.setattr(_record, "loss_cells", without(_record.loss_cells))
+        measure(quadratic, Trajectory(points), record=tmp_path / "r")
+    run = open_record(tmp_path / "r").load()
+    assert run.attrs["schema_version"] == 4
+    assert np.isnan(run.checked_examples.values).all()
+    assert (run.get("state_moved"), Run(run).state_moved_steps) == (None, 0)
+    with pytest.raises(RecordError, match=r"\(schema version 4\): it can be read, .* cannot continue it"):
+        Record(tmp_path / "r", mode="a")
+    measure(quadratic, Trajectory(points), record=Record(tmp_path / "r", mode="w"))
+    assert added <= set(open_record(tmp_path / "r").variables)
 
 
 def test_an_old_record_is_not_continued_but_can_be_replaced(old):

@@ -9,6 +9,8 @@ import lca
 from lca import Adaptive, PathIntegral, Record, Trajectory, allocate_each, open_record
 from lca.errors import LCAWarning
 from lca.estimators import AdaptiveSampleSize, ControlVariate, SampledPathIntegral
+from lca.record._check import check_record
+from lca.record._manifest import Manifest
 from lca.reference import SGD, Batch, DatasetLoss, minibatches, mlp, train
 from lca.report._overview import summary
 from lca.runs._run import Run
@@ -158,6 +160,51 @@ def test_other_data_and_another_span_are_told_at_once(tmp_path):
         FunctionalTracker(points()[5], LOSSES, PROBE, record=record, span=4)
 
 
+def test_new_settings_are_added_and_another_value_is_told(tmp_path):
+    measured(tmp_path / "r", PROBE, 0, 3, settings={"lr": 0.1, "shape": (4, 6)})
+    passed = {"lr": 0.2, "shape": (4, 6), "host": "b"}
+    with pytest.warns(LCAWarning, match=r"settings\['lr'\] of .* is 0\.1, which it keeps, and 0\.2") as told:
+        record = Record(tmp_path / "r", mode="a", settings=passed)
+    assert len(told) == 1
+    with record:
+        record.begin(LOSSES["train"].layout, settings={"rank": 3, "host": "c"})
+    assert open_record(tmp_path / "r").attrs["settings"] == {
+        "lr": 0.1, "shape": [4, 6], "host": "b", "rank": 3
+    }  # fmt: skip
+    assert check_record(tmp_path / "r").whole
+
+
+def test_settings_and_estimator_are_those_of_the_rows_that_are_measured_again(tmp_path):
+    measured(tmp_path / "r", PROBE, 0, 3, settings={"lr": 0.1, "note": "kept"})
+    run = measured(tmp_path / "r", Adaptive(), 0, 3, mode="a", resume_at=0, settings={"lr": 0.2})
+    assert run.attrs["settings"] == {"lr": 0.2, "note": "kept"}
+    assert run.attrs["estimator"] == repr(Adaptive())
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_writer_that_is_killed_while_it_adds_settings_leaves_a_whole_record(tmp_path, monkeypatch, written):
+    measured(tmp_path / "r", PROBE, 0, 3, settings={"lr": 0.1})
+    append = Manifest.append
+
+    def killed(self, record, **entry):
+        if written and "redescribing" in entry:
+            append(self, record, **entry)
+        elif {"redescribing", "descriptions"} & entry.keys():
+            raise KeyboardInterrupt
+        else:
+            append(self, record, **entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Record(tmp_path / "r", mode="a", settings={"host": "b"})
+    found = {"lr": 0.1, "host": "b"} if written else {"lr": 0.1}
+    assert open_record(tmp_path / "r").attrs["settings"] == found
+    assert check_record(tmp_path / "r").whole
+    run = measured(tmp_path / "r", PROBE, 3, 5, mode="a", settings={"host": "b"})
+    assert run.attrs["settings"] == {"lr": 0.1, "host": "b"}
+
+
 def test_a_trainer_that_continues_by_itself_says_at_which_step(tmp_path):
     def resumed(updates, at):
         record = Record(tmp_path / "r", mode="a")
@@ -178,6 +225,40 @@ def test_a_trainer_that_continues_by_itself_says_at_which_step(tmp_path):
     with pytest.warns(LCAWarning, match=r"continues at step 7 and has no rows for steps 5 to 6"):
         assert resumed(7, at=7) == 7
     assert open_record(tmp_path / "r").attrs["metrics"]["accuracy"]["step"] == [7]
+
+
+@pytest.mark.parametrize("mode", [None, "x", "w"])
+def test_a_new_record_counts_from_the_updates_of_a_trainer_that_resumes(tmp_path, mode):
+    record = None if mode is None else Record(tmp_path / "r", mode=mode)
+    tracker = FunctionalTracker(points()[7], LOSSES, PROBE, record=record, on_error="raise", every=2)
+    tracker._follow_trainer(7)
+    with tracker:
+        for point in points()[8:11]:
+            tracker.update(point)
+    assert tracker.steps == 10
+    assert tracker.views["train"].trace.rows["step"].tolist() == [8]
+    if record is not None:
+        assert open_record(tmp_path / "r").step.values.tolist() == [8]
+        with pytest.warns(LCAWarning, match="continues at step 12 and has no rows for steps 9 to 11"):
+            Record(tmp_path / "r", mode="a", resume_at=12).close()
+
+
+def test_the_bar_counts_the_steps_before_the_run_in_its_total(tmp_path):
+    def totals(record, made, span=1):
+        tracker = FunctionalTracker(points()[7], LOSSES, Adaptive(), record=record, progress=6, span=span)
+        tracker._follow_trainer(made)
+        with tracker:
+            bar = tracker._session.live._bar._bar
+            found = bar.n, bar.total
+            tracker.expect(4)
+            return (*found, bar.total)
+
+    measured(tmp_path / "r", Adaptive(), 0, 7)
+    assert totals(None, 0) == (0, 6, 4)
+    assert totals(None, 7) == (7, 13, 11)
+    assert totals(None, 7, span=2) == (0, 3, 2)
+    assert totals(Record(tmp_path / "r", mode="a"), 0) == (7, 13, 11)
+    assert totals(Record(tmp_path / "r", mode="a"), 105) == (7, 13, 11)  # it counts other updates as well
 
 
 def test_a_continued_run_draws_other_samples_than_its_beginning(tmp_path):

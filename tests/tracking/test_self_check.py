@@ -17,6 +17,8 @@ from lca.analysis import checked_windows
 from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.estimators import SampledPathIntegral
 from lca.reference import DatasetLoss, L2Penalty, Quadratic, logistic_regression
+from lca.report._overview import summary as overview
+from lca.report._sections import balance
 from lca.runs._balance import check_conservation
 from lca.runs._run import Run
 from lca.tolerances import EPS64, summed
@@ -254,6 +256,15 @@ def test_a_part_as_large_as_the_data_with_a_weight_is_all_data(examples):
     assert (window["margin"] == 0.0) == (examples >= 50)
 
 
+def test_the_record_and_its_page_say_on_how_many_examples_was_checked(tmp_path):
+    record = lca.Record(tmp_path / "run")
+    tracked(Factor(spread=1e-3), LOSS, points=path(LOSS, 3), check_examples=20, record=record)
+    run = lca.open_record(tmp_path / "run")
+    assert [window.examples for window in checked_windows(run)[0]] == [20]
+    assert " on 20 examples, a difference of" in check_conservation(Run(run), "train").verdict()[1]
+    assert ("measured on", "20 examples") in balance(Run(run)).tables[0].rows
+
+
 def test_a_part_needs_a_mean_over_examples():
     with pytest.raises(LCAError, match="check_examples=5 needs an objective that is a mean over examples"):
         FunctionalTracker(np.zeros(3), BOWL, Factor(), check_examples=5)
@@ -390,9 +401,10 @@ def test_a_step_in_which_the_state_moves_is_checked_in_its_first_state():
     assert [(w.first_step, w.last_step, w.change) for w in windows] == [(t, t, expected[t]) for t in range(3)]
 
 
-def test_what_the_state_does_is_in_no_checked_change():
+def test_what_the_state_does_is_in_no_checked_change_and_the_page_says_so(tmp_path):
     loss, points = Stated(np.diag([1.0, 2.0, 3.0])), path(BOWL, 4)
-    with FunctionalTracker(points[0], loss, Factor(), on_error="raise", check_every=2) as tracker:
+    options = {"on_error": "raise", "check_every": 2, "record": tmp_path / "run"}
+    with FunctionalTracker(points[0], loss, Factor(), **options) as tracker:
         for t, point in enumerate(points[1:]):
             loss.scale = 1.0 + t
             tracker.update(point)
@@ -403,6 +415,9 @@ def test_what_the_state_does_is_in_no_checked_change():
     assert np.isnan(summary["state_change"])  # Factor declares that it measures no loss
     limit = summed(8 * losses[0], EPS64)
     assert abs(summary["checked_total"] - summary["checked_change"]) <= limit  # of an exact allocation
+    run = Run(lca.open_record(tmp_path / "run"))
+    assert run.state_moved_steps == summary["state_moved_steps"] == 3
+    assert "In 3 of 4 steps the state moved" in " ".join(text for _, text in overview(run).verdicts)
 
 
 def test_a_loss_that_is_not_finite_ends_the_measuring():

@@ -72,6 +72,19 @@ def test_a_fit_at_a_later_epoch_continues_its_record_at_the_update_of_the_optimi
     assert lca.open_record(tmp_path / "run").step.values.tolist() == [0, 4, 8]
 
 
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_new_record_of_a_resumed_fit_has_the_steps_of_the_optimizer(tmp_path, restored):
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    model = model_of()
+    fit(model, *[backup] * restored)
+    if restored:
+        model = model_of()
+    callback = LCACallback((X, Y), batch_norm="frozen", record=tmp_path / "run", on_error="raise")
+    fit(model, callback, *[backup] * restored, epochs=3, initial_epoch=0 if restored else 2)
+    assert lca.open_record(tmp_path / "run").step.values.tolist() == [6, 7, 8]
+    assert (callback.steps, callback.tracker.estimate().steps) == (9, 3)
+
+
 def test_a_schedule_is_recorded_with_its_rates(tmp_path):
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.1, 0.01])
     callback = LCACallback(
