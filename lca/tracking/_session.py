@@ -38,6 +38,7 @@ from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, Summary, summarize
 from lca.tracking._checkpoint_lines import CheckpointLines
+from lca.tracking._epochs import EpochLength
 from lca.tracking._measured_on import measured_on
 from lca.tracking._misses import Misses
 from lca.tracking._options import (
@@ -151,7 +152,10 @@ class Session:
         self.check_every = settings.check_every
         checked = None if self._measures_losses else settings.check_every
         examples = None if checked is None else settings.check_examples
-        self._check = SelfCheck(self.objectives, checked, examples, estimator, supplied)
+        self.epoch = EpochLength(estimator)
+        self._check = SelfCheck(
+            self.objectives, checked, examples, estimator, supplied=supplied, epoch=self.epoch
+        )
         self.path: Mapping[str, PathSums] = {}
         self._differences: dict[str, PathDifference] = {}
         self._ends: dict[str, float] = {}
@@ -173,6 +177,7 @@ class Session:
         if record is not None:
             _refuse_two_histories(self.views)
         self._record = None if record is None else self._begun(record, estimator)
+        self.epoch.resumed = self.first_step > 0
         if self._record is not None and self._record.memory:  # the run goes on, and so does the estimator
             self._allocate = start_each(self.objectives, estimator, memory=self._record.memory)
 

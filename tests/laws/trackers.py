@@ -827,6 +827,26 @@ def an_epoch_of_another_length_than_told_is_warned_of_once(framework, folder):
     train(5, BATCHES, iter(BATCHES[:3]))  # a stream may be a part of an epoch
 
 
+def the_rest_of_an_interrupted_epoch_is_not_compared(framework, folder):
+    """The loop passes over the batches that were trained on before; the next epoch is compared."""
+    run = framework.untracked()
+
+    def train(*passes, done=0):
+        record = lca.Record(folder / "run", mode="a")
+        run.tracker = run.tracker_of(run.objective, Shown(epoch=20), record=record, on_error="raise")
+        with run.tracker as tracker:
+            for batches in passes:
+                for number, batch in enumerate(tracker.batches(batches)):
+                    if number >= done:
+                        run.update(batch, known=False)
+                done = 0
+
+    train(iter(BATCHES[:2]))
+    with pytest.warns(LCAWarning, match="made 4 updates in an epoch, and Shown was given epoch=20") as caught:
+        train(BATCHES, BATCHES[1:], done=2)
+    assert len(caught) == 1
+
+
 def clipping_by_norm_is_part_of_the_update_and_not_of_the_gradient(framework, folder):
     found, plain = Shown(("gradient", "micro_batches")), Shown(("gradient", "micro_batches"))
     tracked(framework, plain, update={"pieces": 2}, batches=BATCHES[:1])
@@ -993,6 +1013,7 @@ MODEL_LAWS = [
     updates_outside_the_block_are_not_seen,
     accumulated_batches_are_micro_batches,
     an_epoch_of_another_length_than_told_is_warned_of_once,
+    the_rest_of_an_interrupted_epoch_is_not_compared,
     clipping_by_norm_is_part_of_the_update_and_not_of_the_gradient,
     batches_of_different_sizes_need_their_weights,
     a_gradient_that_is_no_multiple_of_the_sum_is_refused,
