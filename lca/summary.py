@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lca._verdict import wide_interval
 from lca.divisions import _noun
 from lca.errors import LCAError, NonFiniteError, UnknownNameError
 from lca.layout import Layout, _in_words
@@ -160,8 +161,8 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         Of a sampled estimator, whose steps have no residual, that is the sum over the steps that the
         self-check covers, with its 95 % interval if there are error bars, and the measured change of the loss
         over them, on all data or on ``check_examples=`` of them, without what a state that moved has done.
-        Losses of classes, and terms of a `lca.Sum`, follow the losses. The helping percentages are
-        those of the first loss.
+        The caption says where that interval is wide, and what to do. Losses of classes, and terms of a
+        `lca.Sum`, follow the losses. The helping percentages are those of the first loss.
 
         Parameters
         ----------
@@ -208,6 +209,7 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         state = max(of_loss.get("state_moved_steps", 0) for of_loss in self.values())
         if state:
             caption += f" In {state:,} of them the state moved; what that changed is in no row."
+        caption += _wide_intervals(self)
         if "tied" in first:
             caption += f" Tied, each one tensor under its first name: {_in_words(first['tied'])}."
         return Table(columns, caption)
@@ -255,6 +257,17 @@ def _interval(summary: Mapping[str, Any], rows: int) -> list[float] | None:
     """Half the intervals in a column of the table: the checked sum, in the last row but one, may have one."""
     margin = summary.get("checked_margin")
     return None if margin is None else [*[math.nan] * (rows - 2), margin, math.nan]
+
+
+def _wide_intervals(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """`wide_interval` of each loss whose checked sum has one, to follow a caption."""
+    found = {
+        name: wide_interval(own["checked_margin"], own["checked_change"])
+        for name, own in summaries.items()
+        if own.get("checked_margin")
+    }
+    named = len(summaries) > 1
+    return "".join(f" {name}: {text}" if named else f" {text}" for name, text in found.items() if text)
 
 
 def summarize_run(

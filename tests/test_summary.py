@@ -143,8 +143,12 @@ def test_the_table_of_a_sampled_run_shows_its_check():
     table = Summary(train={**summarize(run), **check}).table()
     assert table.columns[0].values[2:] == ["sum over 1 checked step", "change of the loss"]
     assert [table.columns[1].text(row) for row in (2, 3)] == ["−0.50 ± 0.12", "−0.25"]
-    assert "examples" not in table.caption
-    part = Summary(train={**summarize(run), **check, "checked_examples": 20}).table()
+    wide = "The 95 % interval is wide, ± 50 % of the change"
+    assert f"helping. {wide}" in table.caption
+    known = {**summarize(run), **check, "checked_margin": 0.025}
+    assert "interval" not in Summary(train=known).table().caption
+    assert f"helping. train: {wide}" in Summary(heldout=known, train={**known, **check}).table().caption
+    part = Summary(train={**known, "checked_examples": 20}).table()
     assert part.caption.endswith("The change of the loss is that of 20 examples.")
     of_two = views(*[replace(sampled_allocation(), values=np.zeros(3), step=step) for step in (0, 1)])
     some = Summary(train={**summarize(of_two), **check}).table()

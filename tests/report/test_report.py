@@ -114,20 +114,20 @@ CHECKED = {
         -1.02,
         0.5,
         "warn",
-        "a difference of 2.0 % (95 % interval ± 0.5, which it keeps)",
+        "a difference of 2.0 %, inside the 95 % interval of ± 0.5. The 95 % interval is wide, ± 50 % of the",
     ),
     "outside, and near": (
         -1.05,
         0.01,
         "warn",
-        "a difference of 5.0 % (95 % interval ± 0.01, which it does not keep)",
+        "a difference of 5.0 %, outside the 95 % interval of ± 0.01.",
     ),
     "outside, and far": (-0.5, 0.01, "bad", "a difference of 50.0 %"),
     "of exact gradients, and near": (
         -1.005,
         0.0,
         "good",
-        "a difference of 0.5 % (95 % interval ± 0, which it misses by less than 1 %)",
+        "a difference of 0.5 %, small, though outside the 95 % interval of ± 0.",
     ),
     "near, without error bars": (-0.995, None, "good", "a difference of 0.5 % (no error bars, and too few"),
     "roughly, without error bars": (-0.95, None, "warn", "a difference of 5.0 % (no error bars, and too few"),
@@ -167,7 +167,7 @@ def test_the_verdict_of_an_estimate_is_its_self_check(tmp_path, total, margin, t
     check = check_conservation(run, "train")
     assert check.verdict()[0] == tone
     assert check.verdict()[1].startswith(
-        "An estimate from samples: over 3 of 3 steps the allocations sum to "
+        "An estimate from samples: over 3 of 3 measured steps the allocations sum to "
     )
     assert said in check.verdict()[1]
     said = "train: " + check.verdict()[1]
