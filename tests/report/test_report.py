@@ -459,6 +459,11 @@ def test_a_step_of_several_updates_is_called_a_straight_line(tmp_path):
     text = first_screen(Run(write(tmp_path / "r", run_values(3), settings={"span": 10})))
     assert "A step of this page is a straight line over 10 updates" in text
     assert "In 3 steps of 10 updates each, the loss 'train' fell" in text
+    assert "can differ from those along the path. " in f"{text} "
+    compared = write(tmp_path / "c", run_values(3), settings={"span": 10})
+    compared["path_difference"] = ("step", "measured"), [[0.25], [np.nan], [0.75]]
+    said = "along the path: in the 2 steps whose updates were measured as well, those of layers by 50.0 %"
+    assert f"{said} (median) and at most 75.0 %." in first_screen(Run(compared))
     assert "straight line" not in first_screen(
         Run(write(tmp_path / "s", run_values(3), settings={"span": "x"}))
     )
