@@ -36,7 +36,8 @@ class CrossFit:
         M ≥ 2, the number of micro-batches in an update: by gradient accumulation, a split of the batch, or
         the ranks of data-parallel training, best of equal size: with Adam, an update without most of the
         examples is too far from the one that was made. Two cost least; with four, the errors that are
-        products of two gradients, which matter most with SGD, have two thirds of the variance.
+        products of two gradients, which matter most with SGD, have two thirds of the variance. The examples
+        of a batch must be in random order.
     rule
         ``TRAPEZOID`` or ``LEFT``.
     independent
@@ -82,6 +83,10 @@ class CrossFit:
     the second term is ``(R + R² - Q) T``. As ``Σ_m w_m Δ^{(−m)}`` is not the update, there is a third one,
     ``G·J e``, where e is uncorrelated with ε̄ and has the variance ``(R + Q - R²) S``; the mean square of
     ``ḡ_{t+1}·J h_t`` gives it, and one T more.
+
+    *The order in a batch.* Micro-batches are pieces of a batch as it is. If it is sorted by class, or its
+    halves are two views of the same examples, they are no independent samples, and the values are wrong, even
+    in sign. Trackers compare the labels of micro-batches now and then, where there are any, and warn.
 
     Raises
     ------

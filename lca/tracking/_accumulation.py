@@ -1,16 +1,27 @@
-"""`Accumulation`: whether an update was made from fewer batches than others, as at the end of an epoch."""
+"""`Accumulation`: whether an update was made from as many batches as others, as not at the ends of epochs."""
 
+from collections import Counter, defaultdict, deque
 from collections.abc import Hashable
 
 _NO_BATCHES = "; loop over tracker.batches(loader) if the number of passes for a batch varies"
+_REMEDY = (
+    "accumulate a number of batches that divides those of an epoch, or leave out the last ones "
+    "(drop_last=True)"
+)
+_PIECES = "micro-batches"
+RECENT = 8
+"""Updates whose numbers of batches tell the usual one, where the loop does not tell its epochs."""
 
 
 class Accumulation:
     """Compares the numbers of batches and of micro-batches in an update with those of others.
 
-    Batches left over at the end of an epoch make an update from fewer. Many loops divide the loss of every
-    batch by a fixed number all the same, so that the gradient of such an update has another scale; with a
-    ``divisor`` the scale is known. The usual number is the larger one of the last two updates.
+    Batches left over at the end of an epoch make an update from fewer, or are added to those of the next
+    update. Many loops divide the loss of every batch by a fixed number all the same, so that the gradient of
+    such an update has another scale; with a ``divisor`` the scale is known.
+
+    The usual number is the larger one of the last two updates inside an epoch. Where the loop does not tell
+    its epochs, it is that of two thirds of the last eight updates.
 
     Attributes
     ----------
@@ -18,8 +29,8 @@ class Accumulation:
         By how many batches the loop divides the loss of each; ``None`` if that is unknown.
     scale
         That of the gradient of the last update, divided by that of the mean loss; ``None`` if it is unknown.
-    fewer
-        What the last update did, if it was made from fewer; else empty.
+    unusual
+        What the last update did, if it was made from another number; else empty.
     first
         What the first update did, if the second shows that it was made from fewer; else empty.
 
@@ -27,7 +38,7 @@ class Accumulation:
     --------
     >>> accumulation, scales = Accumulation(), []
     >>> for batches in (5, 5, 3, 4, 5):
-    ...     accumulation.compare(batches)
+    ...     accumulation.compare(batches, epochs=1)
     ...     scales.append(accumulation.scale)
     >>> scales
     [1.0, 1.0, None, None, 1.0]
@@ -36,42 +47,79 @@ class Accumulation:
     def __init__(self) -> None:
         self.divisor: int | None = None
         self.scale: float | None = 1.0
-        self.fewer = self.first = ""
+        self.unusual = self.first = ""
         self._updates = 0
-        self._last: dict[Hashable, tuple[int, int]] = {}  # numbers of the last two updates
+        self._last: dict[Hashable, deque[int]] = defaultdict(lambda: deque(maxlen=RECENT))
 
-    def compare(self, batches: int, micro_batches: int = 0, *, passes_of: Hashable = None) -> None:
+    def compare(
+        self, batches: int, micro_batches: int = 0, *, epochs: int = 0, passes_of: Hashable = None
+    ) -> None:
         """An update is made from so many batches, in so many micro-batches; 0 if these are not known.
 
-        Where the loop does not tell its batches, their number is that of the backward passes for an update of
-        the optimizer ``passes_of``.
+        Parameters
+        ----------
+        batches, micro_batches
+            Their numbers.
+        epochs
+            How many epochs these batches are of; 0 if that is unknown.
+        passes_of
+            The optimizer, where the loop does not tell its batches and their number is that of the backward
+            passes for an update of this optimizer.
         """
-        usual = self._usual(passes_of, batches)
-        pieces = self._usual("micro-batches", micro_batches) if micro_batches else 0
+        by_passes = passes_of is not None
+        before, before_in_pieces = self._largest(passes_of), self._largest(_PIECES)
+        usual = self._usual(passes_of, batches, epochs)
+        usual_pieces = self._usual(_PIECES, micro_batches, epochs) if micro_batches else 0
         self._updates += 1
         if self.divisor is not None:
-            self.scale, self.fewer = batches / self.divisor, _fewer(batches, self.divisor)
+            self.scale, self.unusual = batches / self.divisor, _fewer(batches, self.divisor)
             return
-        self.scale = None if batches < usual else 1.0
-        by_passes = passes_of is not None
-        self.fewer = _fewer(batches, usual, by_passes) or _fewer(micro_batches, pieces)
-        if self._updates == 2 and usual:
-            self.first = _fewer(usual, batches, by_passes) or _fewer(pieces, micro_batches)
+        self.scale = 1.0 if batches == usual else None
+        self.unusual = (
+            _fewer(batches, usual or before, by_passes)
+            or _fewer(micro_batches, usual_pieces)
+            or _other(batches, usual, epochs, by_passes)
+        )
+        if self._updates == 2 and epochs < 2:
+            self.first = _fewer(before, batches, by_passes) or _fewer(before_in_pieces, micro_batches)
 
-    def _usual(self, what: Hashable, number: int) -> int:
-        """The larger one of these numbers of the last two updates."""
-        before = self._last.get(what, (0, 0))
-        self._last[what] = before[1], number
-        return max(before)
+    def _largest(self, what: Hashable) -> int:
+        return max(self._last[what], default=0)
+
+    def _usual(self, what: Hashable, number: int, epochs: int) -> int:
+        """The usual one of these numbers; 0 if none is."""
+        last = self._last[what]
+        if epochs:
+            usual = max([*last][-2:], default=number)
+            if epochs == 1:
+                last.append(number)
+                usual = max(usual, number)
+            return usual
+        last.append(number)
+        [(most, times)] = Counter(last).most_common(1)
+        return most if 3 * times >= 2 * len(last) else 0
+
+
+def _other(number: int, usual: int, epochs: int, by_passes: bool) -> str:
+    """What an update did that was not made from the usual number, which is 0 if there is none."""
+    if number == usual:
+        return ""
+    cause = f"its batches are of {epochs} epochs: " if epochs > 1 else ""
+    return (
+        f"was made from {number} {'backward passes' if by_passes else 'batches'}, others from "
+        f"{usual or 'other numbers'}: {cause}those left over at the end of an epoch may have been added to "
+        "it. Its gradient may have another scale; set the gradients to zero after each epoch, "
+        f"{_REMEDY}{_NO_BATCHES if by_passes else ''}"
+    )
 
 
 def _fewer(number: int, usual: int, by_passes: bool = False) -> str:
-    if number >= usual:
+    """What an update did that was made from fewer than the usual number; a number of 0 is not known."""
+    if not number or number >= usual:
         return ""
-    what, otherwise = ("backward passes", _NO_BATCHES) if by_passes else ("micro-batches", "")
     return (
-        f"was made from {number} of the usual {usual} {what}: batches were left over at the end of an "
-        "epoch, were too small to be split, or gave no gradient. Its gradient may have another scale, and "
-        "micro-batches are missing; accumulate a number of batches that divides those of an epoch, or leave "
-        f"out the last ones (drop_last=True){otherwise}"
+        f"was made from {number} of the usual {usual} {'backward passes' if by_passes else 'micro-batches'}: "
+        "batches were left over at the end of an epoch, were too small to be split, or gave no gradient. Its "
+        f"gradient may have another scale, and micro-batches are missing; {_REMEDY}"
+        f"{_NO_BATCHES if by_passes else ''}"
     )

@@ -17,6 +17,7 @@ from lca.tolerances import halved, summed
 from lca.tracking._accumulation import Accumulation
 from lca.tracking._clipping import Clipping, clipped_without, multiple_of
 from lca.tracking._contents import BatchContents
+from lca.tracking._label_spread import LabelSpread
 from lca.tracking._scores import check_classes, check_logits
 from lca.tracking._seen_batches import SeenBatches
 from lca.tracking._splitting import IGNORED, cuts_of, fractions_of, of_one_size
@@ -66,6 +67,8 @@ class LoopContext(ABC):
         How much a batch counts in the measured loss; ``None``: by its number of examples.
     seen
         How often updates are made from the batch of the update before.
+    spread
+        Whether the examples of an update are spread over its micro-batches by chance.
     of_all
         The numbers of every process that shares the measuring, from those of this one.
     """
@@ -78,9 +81,11 @@ class LoopContext(ABC):
         self.measured_eps: Callable[[], float] = lambda: 0.0
         self.weight_of: Callable[[Batch], float] | None = None
         self.seen = SeenBatches(self._version_of)
+        self.spread = LabelSpread(self._to_numpy)
         self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
         # Of the update under way:
         self._batches: list[Batch] = []
+        self._epochs: list[int] = []  # of these, the loop over `batches` from which each comes; 0: none
         self._begun = False  # whether the loop has begun with a batch
         self._parts = 1  # micro-batches of each batch
         self._contents = BatchContents(self._version_of)  # of these
@@ -92,17 +97,22 @@ class LoopContext(ABC):
         self._weightless = False  # whether one of its micro-batches has weight 0
         self._part_counts = False  # whether clipping and scaling leave out what no optimizer moves
         # Of the run:
+        self._loops = 0  # over `batches`
         self._weighed = False  # whether the weights of micro-batches were known at any update
         self._clipping = Clipping()
         self._shrink = 1.0  # the norm of the last gradient, divided by that without a micro-batch
         self._halved = 0  # batches
+        self._split = 0  # updates in micro-batches
 
     def batches(
         self, loader: Iterable[Batch], weight: Callable[[Batch], float] | None = None
     ) -> Iterator[Batch]:
         """As `lca.tracking.ModelTracker.batches`."""
+        self._loops += 1
+        epoch = self._loops
         for batch in loader:
             self.begin_batch(batch, weight=None if weight is None else weight(batch))
+            self._epochs[-1] = epoch
             yield batch
             self._end_micro_batch()
 
@@ -112,6 +122,7 @@ class LoopContext(ABC):
             raise LCAError(f"the weight of a batch is a number ≥ 0, got {weight!r}.")
         self._end_micro_batch()
         self._batches += [batch] if len(batch) > 1 else batch
+        self._epochs += [0] * (len(self._batches) - len(self._epochs))
         self._begun = True
         if batch and not _BATCH_FIELDS.isdisjoint(self._requested()):
             self._contents.begin(self._batches)
@@ -193,9 +204,9 @@ class LoopContext(ABC):
     def clear(self) -> None:
         """The update has been made, or will not be made; the next one begins."""
         if self._batches and not self._compared:
-            self.accumulation.compare(len(self._batches))
+            self.accumulation.compare(len(self._batches), epochs=self._number_of_epochs())
         self._compared = False
-        self._batches, self._marks, self._scores, self._weight = [], [], [], None
+        self._batches, self._epochs, self._marks, self._scores, self._weight = [], [], [], [], None
         self._told, self._weightless, self._begun, self._parts = True, False, False, 1
 
     def _begin_micro_batch(self, weight: float) -> None:
@@ -211,7 +222,7 @@ class LoopContext(ABC):
             return {}
         self._compared = True
         self._compare()
-        self.irregular = self.irregular or self.accumulation.fewer
+        self.irregular = self.irregular or self.accumulation.unusual
         if self.accumulation.scale is None:
             return {}
         total = self._gradient_sum()
@@ -225,6 +236,7 @@ class LoopContext(ABC):
         by = scale / self._multiple()
         found = {"gradient": total if by == 1.0 else total * by}
         if "micro_batches" in fields and len(self._marks) > 1 and self._weights_known():
+            self._look_at_pieces()
             found["micro_batches"] = self._micro_batches(scale, norm, max_norm)
         if "halves" in fields and len(self._batches) == 1 and self.gradient_on is not None:
             found["halves"] = self._halves(found["gradient"], scale, norm, max_norm)
@@ -234,7 +246,12 @@ class LoopContext(ABC):
 
     def _compare(self) -> None:
         """Compare the number of batches in this update with that of others."""
-        self.accumulation.compare(max(1, len(self._batches)), len(self._marks))
+        batches, epochs = max(1, len(self._batches)), self._number_of_epochs()
+        self.accumulation.compare(batches, len(self._marks), epochs=epochs)
+
+    def _number_of_epochs(self) -> int:
+        """How many loops over `batches` the batches of this update come from; 0 if any comes from none."""
+        return len(set(self._epochs)) if all(self._epochs) else 0
 
     def _factor(self, total: Vector, applied: Vector) -> float:
         """`multiple_of`; if there is no factor for all parameters, that for those that an optimizer moves."""
@@ -285,6 +302,18 @@ class LoopContext(ABC):
             weights = set(map(self.weight_of, self._batches))
         return len(weights) <= 1 and of_one_size(self._batches)
 
+    def _look_at_pieces(self) -> None:
+        """Now and then, compare the labels of the micro-batches of this update."""
+        self._split += 1
+        if is_due(self._split):
+            pieces = self._batches
+            if len(self._batches) == 1:
+                [batch] = self._batches
+                pieces = [
+                    self._rows(batch, *cut) for cut in cuts_of(self._count_examples(batch), self._parts)
+                ]
+            self.spread.add(pieces)
+
     def _micro_batches(self, scale: float, norm: float, max_norm: float | None) -> Sequence[MicroBatch]:
         """The micro-batches of a gradient of this norm, clipped to ``max_norm``.
 
@@ -314,6 +343,8 @@ class LoopContext(ABC):
         total = self._count_examples(batch)
         cut = total - total // 2
         halves = self._rows(batch, 0, cut), self._rows(batch, cut, total)
+        if is_due(self._halved + 1):
+            self.spread.add(halves)
         own: Sequence[float] = [cut, total - cut]
         if self.weight_of is not None and total > 1:
             own = [*map(self.weight_of, halves)]

@@ -196,6 +196,9 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
                 self._warn_of_training()
             self._look_at_batches()
         found = self._context.supply(fields)
+        if self._context.spread.found:
+            self._session.note_cause(self._context.spread.found)
+            self._warn_once(_PIECES, [self._context.spread.found])
         self._session.skips.note(self.steps, self._context.irregular, first=self._context.accumulation.first)
         return found
 
@@ -386,6 +389,10 @@ _SAME_BATCH = (
     "{names} were made from the batch of the update before. {estimator} judges a step by the batch of the "
     "next one, which has caused the step there: sums are tens of per cent too large, or more. Make one "
     "update from each batch."
+)
+_PIECES = (
+    "{estimator} takes the micro-batches of an update for independent samples of the data; otherwise its "
+    "values are wrong, even in sign. Here {names}."
 )
 _INSTEAD = (
     " To allocate the measured loss use lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or "

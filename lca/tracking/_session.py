@@ -148,7 +148,9 @@ class Session:
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
         self._stateful = [own for own in leaves(self.objectives) if _is_stateful(own)]
         self._measures_losses = estimator.target == "full"
-        self.state_moves = StateMoves(measured=self._measures_losses)
+        by_next = any(field.startswith("next_") for field in self.required_fields)
+        judge = type(estimator).__name__ if by_next else ""
+        self.state_moves = StateMoves(measured=self._measures_losses, judge=judge)
         self.check_every = settings.check_every
         checked = None if self._measures_losses else settings.check_every
         examples = None if checked is None else settings.check_examples

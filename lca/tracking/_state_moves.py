@@ -1,20 +1,29 @@
-"""`StateMoves`: the steps in which a state moves, and parameters that are part of it."""
+"""`StateMoves`: the steps in which a state moves, and what of it makes allocations wrong."""
 
 import warnings
 from collections.abc import Iterable
 
 from lca._state import same
 from lca.errors import LCAWarning
+from lca.objective import State
 from lca.step import Step
+
+FEW = 4
+"""The number of steps from which on a state may be said to move in most of them."""
 
 
 class StateMoves:
     """Counts the steps in which the state moves, and warns if parameters that are not in θ do.
 
+    It also warns of an estimator that takes the gradient at the end of a step from the next update, if the
+    state moves between half of the steps: that is looked at the 4th, 8th, 16th, ... time.
+
     Parameters
     ----------
     measured
         Whether the estimator measures ``state_change``.
+    judge
+        The name of the estimator, if it takes gradients from the next update; else empty.
 
     Attributes
     ----------
@@ -24,32 +33,66 @@ class StateMoves:
         The number of steps in which the state moved.
     """
 
-    def __init__(self, *, measured: bool) -> None:
-        self._measured = measured
+    def __init__(self, *, measured: bool, judge: str = "") -> None:
+        self._measured, self._judge = measured, judge
+        self._seen = self._between = 0  # measured steps; those before which the state moved
         self.left_out: Iterable[str] = ()
         self.steps = 0
 
     def add(self, step: Step) -> None:
         """Look at a measured step."""
+        self._seen += 1
         if not moves_state(step):
             return
         assert step.state is not None
         self.steps += 1
         before, after = step.previous_state or step.state[0], step.state[1]
-        known = sorted(before.keys() & after.keys() & set(self.left_out))
-        moved = [name for name in known if not same(before[name], after[name])]
+        self._warn_of_parameters(step.index, before, after)
+        if step.previous_state is not None:
+            self._between += 1
+            self._warn_of_next(step.previous_state, step.state[0])
+
+    def _warn_of_parameters(self, index: int, before: State, after: State) -> None:
+        """Warn, once, of parameters that are not in θ and moved."""
+        moved = _moved(before, after, self.left_out)
         if moved:
-            self.left_out = ()  # told once
-            more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+            self.left_out = ()
             unknown = "" if self._measured else ", which this estimator does not measure"
             warnings.warn(
-                f"{', '.join(moved[:3])}{more} moved in step {step.index}: parameters of the model that are "
-                "not in θ, as frozen='omit' left them out. What they change in the loss is allocated to no "
+                f"{_listed(moved)} moved in step {index}: parameters of the model that are not in θ, as "
+                "frozen='omit' left them out. What they change in the loss is allocated to no "
                 f"tensor, but is part of state_change{unknown}. Where they train later, make the objective "
                 "with frozen='zero', or a new objective and tracker from that step on.",
                 LCAWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
+
+    def _warn_of_next(self, before: State, after: State) -> None:
+        """Warn, once, of an estimator that takes gradients from the next update, which has another state."""
+        often = self._between >= FEW and 2 * self._between >= self._seen
+        if not (self._judge and often and self._between & (self._between - 1) == 0):
+            return
+        moved = _moved(before, after, before.keys())
+        if moved:
+            warnings.warn(
+                f"{_listed(moved)}, which the loss depends on, moved before {self._between} of {self._seen} "
+                f"measured steps. {self._judge} takes the gradient at the end of a step from the next "
+                "update, which is made after the move. That does not matter if such a move changes the loss "
+                "little; if it makes it another loss, as of tasks that take turns, allocations are wrong. "
+                "SampledPathIntegral and lca.Adaptive measure every step in its own state.",
+                LCAWarning,
+                stacklevel=4,
+            )
+            self._judge = ""
+
+
+def _moved(before: State, after: State, names: Iterable[str]) -> list[str]:
+    known = sorted(before.keys() & after.keys() & set(names))
+    return [name for name in known if not same(before[name], after[name])]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def moves_state(step: Step) -> bool:

@@ -1,5 +1,6 @@
 """What loops do to parameters, gradients and weights around an update: noticed, or of no consequence."""
 
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -269,6 +270,47 @@ def test_an_update_from_batches_left_over_is_skipped_with_its_cause(told, estima
         assert left_over(numbers, estimator, told=told) == measured
 
 
+def updates_from_three(length, how, *, counted_on):
+    """The measured steps of four epochs of so many batches, where every third one makes an update."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with tracked(model, optimizer, SameBatch(), views=Kept) as tracker:
+        number = 0
+        for _ in range(4):
+            number = number if counted_on else 0
+            epoch = (BATCHES * 2)[:length]
+            for batch in tracker.batches(epoch) if how == "batches" else epoch:
+                number += 1
+                if how == "begin_batch":
+                    tracker.begin_batch(batch)
+                (loss_of(model, batch) / 3).backward()
+                if number % 3 == 0:
+                    optimizer.step()
+                    optimizer.zero_grad()
+    return [row.step for row in tracker.views["train"].rows]
+
+
+@pytest.mark.parametrize(
+    ("how", "measured"),
+    [("batches", [0, 1, 3, 5, 7]), ("begin_batch", [0, 1, 3, 5]), ("passes", [0, 1, 3, 5])],
+)
+def test_an_update_to_which_batches_left_over_were_added_is_skipped_with_its_cause(how, measured):
+    """Of 7 batches: 3, 3, then 1 + 3, 3, ...; in the end 3 is no usual number where epochs are not told."""
+    with pytest.warns(LCAWarning, match="and update 2 was made from 4 .*, others from 3: .*left over"):
+        assert updates_from_three(7, how, counted_on=False) == measured
+
+
+def test_where_every_update_begins_in_the_epoch_before_nothing_but_the_first_is_measured():
+    with pytest.warns(LCAWarning, match="and update 1 was made from 5 batches, .* are of 2 epochs"):
+        assert updates_from_three(5, "batches", counted_on=False) == [0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_updates_from_one_number_of_batches_may_span_epochs():
+    assert updates_from_three(5, "batches", counted_on=True) == [0, 1, 2, 3, 4, 5]
+    assert updates_from_three(2, "batches", counted_on=True) == [0, 1]
+
+
 def test_updates_of_steps_that_are_not_measured_tell_how_many_batches_are_usual():
     """`RIGHT` takes no gradient of the first update; `every` may measure only those that end epochs."""
     with pytest.warns(LCAWarning, match="step 0: .*, and update 1 was made from 2 of the usual 3"):
@@ -339,3 +381,74 @@ def test_a_weight_that_cannot_be_found_names_the_way_to_pass_one():
     tracker = Tracker(model, torch.optim.SGD(model.parameters(), lr=0.1), objective)
     with pytest.raises(LCAError, match="pass weight=, a function of a micro-batch"):
         next(tracker.micro_batches({"x": X[:4], "y": Y[:4]}, 2))
+
+
+@pytest.mark.parametrize("how", ["pieces", "own_pass", "accumulated"])
+def test_micro_batches_whose_examples_are_in_no_random_order_are_warned_of(how):
+    """A batch that is sorted by class judges each class by the others."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    order = Y.argsort()
+    batches = [(X[own], Y[own]) for own in (order[start::3] for start in range(3))] * 3
+    halves = [[(x[:10], y[:10]), (x[10:], y[10:])] for x, y in batches]
+
+    def run():
+        with tracked(model, optimizer, CrossFit(own_pass=how == "own_pass")) as tracker:
+            for batch, parts in zip(batches, halves, strict=True):
+                optimizer.zero_grad()
+                if how == "accumulated":
+                    for part in tracker.batches(parts):
+                        (loss_of(model, part) / 2).backward()
+                elif how == "pieces":
+                    take_gradient(tracker, model, batch)
+                else:
+                    tracker.begin_batch(batch)
+                    loss_of(model, batch).backward()
+                optimizer.step()
+
+    with pytest.warns(LCAWarning, match="independent samples of the data.* other labels than each other"):
+        run()
+
+
+@pytest.mark.parametrize(
+    "estimator", [NextBatch(), LaggedCrossFit(), SameBatch()], ids=lambda one: type(one).__name__
+)
+def test_an_estimator_that_takes_the_gradient_of_another_task_at_the_end_of_a_step_warns(estimator):
+    """Two tasks take turns; the same batch judges a step in its own state, but for a constant."""
+    model, turn = network(), torch.zeros((), dtype=torch.float64)
+
+    def loss(outputs, labels):
+        return (1 - turn) * cross_entropy(outputs, labels) + turn * (outputs**2).mean()
+
+    def run():
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with Tracker(model, optimizer, Objective(model, loss, (X, Y)), estimator) as tracker:
+            for number, (x, y) in enumerate(BATCHES * 2):
+                turn.fill_(number % 2)
+                tracker.begin_batch((x, y))
+                optimizer.zero_grad()
+                loss(model(x), y).backward()
+                optimizer.step()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run()
+    found = [str(one.message) for one in told if "as of tasks that take turns" in str(one.message)]
+    assert len(found) == (not isinstance(estimator, SameBatch))
+    assert all("turn" in text and "moved before 4 of 5 measured steps" in text for text in found)
+
+
+def test_running_statistics_are_no_other_task():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    objective = Objective(model, cross_entropy, (X, Y), batch_size=10)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with Tracker(model, optimizer, objective, NextBatch(), check_every=None) as tracker:
+            for batch in tracker.batches(BATCHES * 2):
+                optimizer.zero_grad()
+                loss_of(model, batch).backward()
+                optimizer.step()
+    assert tracker.steps == 12
+    assert not [one for one in told if "take turns" in str(one.message)]

@@ -200,7 +200,7 @@ def test_the_self_check_is_counted_where_the_length_of_the_run_is_known(steps, e
 
 def test_the_memory_is_that_of_the_estimator_and_of_the_step_in_the_tracker():
     theta = np.ones(2)
-    for name, step in (("rk4", 1), ("cross-fit", 2 + 1 + 2 * 4 + 1 - 1)):
+    for name, step in (("rk4", 1), ("cross-fit", 2 + 1 + 4 + 1 - 1)):
         estimator = REGISTRY[name].make(1e-3)
         found = forecast({"train": Quadratic(np.eye(2))}, theta, Run(estimator)).rows[0]
         assert found.memory == (estimator.vectors + step) * theta.nbytes

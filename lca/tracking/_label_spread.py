@@ -1,0 +1,127 @@
+"""`LabelSpread`: whether the examples of an update are spread over its micro-batches by chance."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import gamma
+
+from lca.frameworks import tensors_in
+from lca.objective import Batch
+
+Labels = NDArray[np.intp]
+RARE = 1e-8
+"""A spread that is by chance with a smaller probability is none by chance."""
+FAR = 6.0
+"""A spread that is so many standard errors below its mean is too even, as that of views of one example."""
+SORTED = (
+    "the micro-batches of an update have other labels than each other, as in batches that are sorted by "
+    "class: shuffle the examples of a batch"
+)
+ALIKE = (
+    "the micro-batches of an update have the same labels, as where each holds a view of the same examples, "
+    "which then judge their own update: place the views of an example side by side (if only the classes take "
+    "turns in a batch, no harm is done)"
+)
+
+
+class LabelSpread:
+    """Compares the labels of micro-batches with each other: χ² of labels against micro-batches.
+
+    If an update's examples are in random order, the mean and the variance of χ² given the number of each
+    label are known exactly. Examples that follow each other with one label, as views of one example, count
+    as one.
+
+    Parameters
+    ----------
+    to_numpy
+        From a tensor of the framework to an array.
+
+    Examples
+    --------
+    >>> spread, x = LabelSpread(np.asarray), np.zeros((8, 3))
+    >>> for _ in range(4):
+    ...     spread.add([(x, np.array([0, 0, 1, 1, 0, 1, 0, 1])), (x, np.array([2, 3, 2, 3, 2, 2, 3, 3]))])
+    >>> spread.found == SORTED
+    True
+    """
+
+    def __init__(self, to_numpy: Callable[[Any], np.ndarray]) -> None:
+        self._to_numpy = to_numpy
+        self._sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+
+    def add(self, pieces: Sequence[Batch]) -> None:
+        """The micro-batches of an update."""
+        of_each = [list(map(self._labels, tensors_in(piece))) for piece in pieces]
+        if len(of_each) < 2 or len({len(labels) for labels in of_each}) > 1:
+            return
+        for which, labels in enumerate(zip(*of_each, strict=True)):
+            known = [own for own in labels if own is not None]
+            if len(known) == len(labels):
+                for number, value in enumerate(_spread(known)):
+                    self._sums[which][number] += value
+
+    @property
+    def found(self) -> str:
+        """What micro-batches do that are not made by chance; empty if nothing was seen."""
+        for value, mean, variance in self._sums.values():
+            if not variance:
+                continue
+            if (value - mean) / sqrt(variance) < -FAR:
+                return ALIKE
+            if gamma.sf(value, mean**2 / variance, scale=variance / mean) < RARE:
+                return SORTED
+        return ""
+
+    def _labels(self, tensor: Any) -> Labels | None:
+        """The labels in a tensor: integers (n,) or (n, 1), or rows (n, C) with a single 1."""
+        shape, dtype = tuple(tensor.shape), str(tensor.dtype)
+        whole = any(kind in dtype for kind in ("int", "bool"))
+        if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
+            return self._to_numpy(tensor).reshape(-1).astype(np.intp) if whole else None
+        if len(shape) != 2 or not _is_one_hot(self._to_numpy(tensor[:2])):
+            return None
+        rows = self._to_numpy(tensor)
+        return rows.argmax(axis=1) if _is_one_hot(rows) else None
+
+
+def _is_one_hot(rows: np.ndarray) -> bool:
+    return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(axis=1) == 1).all())
+
+
+def _spread(labels: Sequence[Labels]) -> tuple[float, float, float]:
+    """χ² of labels against micro-batches, its mean and its variance; zeros if they tell nothing.
+
+    Haldane, The mean and variance of χ² when used as a test of homogeneity, Biometrika, 1940.
+    """
+    joined, pieces = np.concatenate(labels), np.repeat(np.arange(len(labels)), list(map(len, labels)))
+    repeats = _repeats(joined)
+    names, positions = np.unique(joined[::repeats], return_inverse=True)
+    n, m, c = len(positions), len(labels), len(names)
+    table = np.bincount(pieces[::repeats] * c + positions, minlength=m * c).reshape(m, c)
+    sizes, counts = table.sum(axis=1), table.sum(axis=0)
+    if n <= 3 or c < 2 or 2 * c > n or not sizes.all():
+        return 0.0, 0.0, 0.0
+    expected = np.outer(sizes, counts) / n
+    value = float(((table - expected) ** 2 / expected).sum())
+    mean = n / (n - 1) * (m - 1) * (c - 1)
+    (v1, w1), (v2, w2) = (
+        ((k - 1) * (n - k) / (n - 1), (n * (1 / of).sum() - k**2) / (n - 2))
+        for k, of in ((m, sizes), (c, counts))
+    )
+    variance = 2 * n / (n - 3) * (v1 - w1) * (v2 - w2) + n**2 / (n - 1) * w1 * w2
+    return value, mean, float(variance)
+
+
+def _repeats(labels: Labels) -> int:
+    """How many examples in a row are views of one: 1, unless all runs of equal labels have such a length.
+
+    In a batch that is sorted by class every label has one run, which says nothing.
+    """
+    starts = np.flatnonzero(np.diff(labels, prepend=labels[:1] - 1))
+    if len(starts) <= len(np.unique(labels)):
+        return 1
+    return int(np.gcd.reduce(np.diff(starts, append=len(labels))))
