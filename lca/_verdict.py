@@ -36,6 +36,34 @@ def largest_margin(margins: Iterable[float]) -> float:
     return math.sqrt(2) * math.hypot(*margins)
 
 
+def wide_interval(margin: float, change: float) -> str:
+    """What a wide interval of a sampled sum means, and what to do, in words; empty if it is not wide.
+
+    Parameters
+    ----------
+    margin
+        Half the 95 % interval of the sum; NaN: none is known.
+    change
+        The measured change of the loss.
+
+    Examples
+    --------
+    >>> wide_interval(1.5, -2.0)
+    'The 95 % interval is wide, ± 75 % of the change, so the parts of layers are uncertain, too: samples of \
+four times the size halve it, and lca.Adaptive has no sampling error.'
+    >>> wide_interval(0.2, -2.0), wide_interval(math.nan, -2.0)
+    ('', '')
+    """
+    if not margin > LARGE_MISS * abs(change):
+        return ""
+    many = margin > 10 * abs(change)
+    width = "more than ten times the change" if many else f"{100 * margin / abs(change):.0f} % of the change"
+    return (
+        f"The 95 % interval is wide, ± {width}, so the parts of layers are uncertain, too: samples of "
+        "four times the size halve it, and lca.Adaptive has no sampling error."
+    )
+
+
 def sampling_limit(steps: int, largest: float, noise: float, *, has_bars: bool) -> float:
     """The largest miss of a sampled sum that its sampling explains; a tracker warns of a larger one.
 

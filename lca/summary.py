@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lca._verdict import wide_interval
 from lca.divisions import _noun
 from lca.errors import LCAError, NonFiniteError, UnknownNameError
 from lca.layout import Layout, _in_words
@@ -91,8 +92,9 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
 
     ``helping_percent`` is the mean over the steps that have one (`lca.views.Signs`), or ``None``. For
     sampled allocations the losses and ``state_change`` are NaN, these percentages and that of exact zeros are
-    ``None``, and
-    ``helping_percent_note`` says why. ``tied`` has the further names of tied tensors, if there are any.
+    ``None``, and ``helping_percent_note`` says why. What was spent is counted in gradients over the measured
+    data, on training batches and of single examples, a step. ``tied`` has the further names of tied tensors,
+    if there are any.
 
     Parameters
     ----------
@@ -127,6 +129,8 @@ def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
         "max_step_residual": float(np.abs(rows["residual"]).max()),
         "unconverged_steps": int(np.count_nonzero(~rows["converged"])),
         "full_gradients_per_step": float(rows["full_gradients"].mean()),
+        "batch_gradients_per_step": float(rows["batch_gradients"].mean()),
+        "examples_per_step": float(rows["examples"].mean()),
         "helping_percent": None if sampled else _number(signs.mean_helping_percent()),
         **({"helping_percent_note": NOISY} if sampled else {}),
         "zero_percent": _number(signs.mean_zero_percent()),
@@ -160,8 +164,8 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         Of a sampled estimator, whose steps have no residual, that is the sum over the steps that the
         self-check covers, with its 95 % interval if there are error bars, and the measured change of the loss
         over them, on all data or on ``check_examples=`` of them, without what a state that moved has done.
-        Losses of classes, and terms of a `lca.Sum`, follow the losses. The helping percentages are
-        those of the first loss.
+        The caption says where that interval is wide, and what to do. Losses of classes, and terms of a
+        `lca.Sum`, follow the losses. The helping percentages are those of the first loss.
 
         Parameters
         ----------
@@ -208,6 +212,7 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         state = max(of_loss.get("state_moved_steps", 0) for of_loss in self.values())
         if state:
             caption += f" In {state:,} of them the state moved; what that changed is in no row."
+        caption += _path_difference(first) + _wide_intervals(self)
         if "tied" in first:
             caption += f" Tied, each one tensor under its first name: {_in_words(first['tied'])}."
         return Table(columns, caption)
@@ -216,6 +221,8 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
 def _steps(summary: Mapping[str, Any]) -> str:
     """What the sums are over, in words."""
     more = "s"[: summary["steps"] != 1]
+    if "span" in summary:
+        return f"{summary['steps']:,} straight line{more} of {summary['span']:,} updates"
     if "checkpoints" not in summary:
         return f"{summary['steps']:,} measured step{more}"
     lines = summary["checkpoints"]
@@ -255,6 +262,29 @@ def _interval(summary: Mapping[str, Any], rows: int) -> list[float] | None:
     """Half the intervals in a column of the table: the checked sum, in the last row but one, may have one."""
     margin = summary.get("checked_margin")
     return None if margin is None else [*[math.nan] * (rows - 2), margin, math.nan]
+
+
+def _path_difference(summary: Mapping[str, Any]) -> str:
+    """How far straight lines are from the updates, to follow a caption; empty if it is not known."""
+    difference, lines = summary.get("path_difference"), summary.get("path_difference_steps")
+    if difference is None or math.isnan(difference):
+        return ""
+    where = f"{lines:,} line{'s'[: lines != 1]}"
+    return (
+        f" Where the updates were measured as well ({where}), the sums by layer differ by {difference:.1%} "
+        "from those of the lines."
+    ).replace("%", " %")
+
+
+def _wide_intervals(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """`wide_interval` of each loss whose checked sum has one, to follow a caption."""
+    found = {
+        name: wide_interval(own["checked_margin"], own["checked_change"])
+        for name, own in summaries.items()
+        if own.get("checked_margin")
+    }
+    named = len(summaries) > 1
+    return "".join(f" {name}: {text}" if named else f" {text}" for name, text in found.items() if text)
 
 
 def summarize_run(

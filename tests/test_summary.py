@@ -38,7 +38,7 @@ def two_steps():
     )
     second = StepAllocation(
         np.array([-0.25, -0.25, 0.0]), 1.75, 0.75, residual=-0.5, mass=0.5, step=1, converged=False,
-        cost=Cost(full_gradients=2),
+        cost=Cost(full_gradients=2, batch_gradients=1, examples=32),
     )  # fmt: skip
     return first, second
 
@@ -50,7 +50,8 @@ def test_every_number_of_a_run_that_can_be_added_up_by_hand():
         "parameters": 3, "steps": 2, "loss_start": 2.0, "loss_end": 0.75, "lca_total": -1.0,
         "residual": -0.25, "unmeasured_change": 0.0,
         "mass": 2.0, "max_step_residual": 0.5, "unconverged_steps": 2,
-        "full_gradients_per_step": 2.5, "helping_percent": 75.0, "zero_percent": 100 / 3,
+        "full_gradients_per_step": 2.5, "batch_gradients_per_step": 0.5, "examples_per_step": 16.0,
+        "helping_percent": 75.0, "zero_percent": 100 / 3,
         "steps_without_helping_percent": 0, "per_tensor": {"fc.weight": -1.5, "fc.bias": 0.5},
         "helping_percent_per_tensor": {"fc.weight": 100.0, "fc.bias": 0.0},
     }  # fmt: skip
@@ -137,14 +138,31 @@ def test_a_summary_is_a_table_that_adds_up():
     assert Summary()._repr_html_() is None
 
 
+def test_the_table_of_straight_lines_says_so_and_how_far_they_are_from_the_path():
+    lines = {**summarize(views(*two_steps())), "span": 10, "path_difference": 0.0125}
+    caption = Summary(train={**lines, "path_difference_steps": 1}).table().caption
+    assert caption == (
+        "LCA of each tensor over 2 straight lines of 10 updates, in units of the loss; negative: helping. "
+        "Where the updates were measured as well (1 line), the sums by layer differ by 1.2 % from those of "
+        "the lines."
+    )
+    for unknown in (None, np.nan):
+        table = Summary(train={**lines, "path_difference": unknown, "path_difference_steps": 0}).table()
+        assert table.caption.endswith("negative: helping.")
+
+
 def test_the_table_of_a_sampled_run_shows_its_check():
     run = views(replace(sampled_allocation(), values=np.zeros(3)))
     check = {"checked_steps": 1, "checked_total": -0.5, "checked_change": -0.25, "checked_margin": 0.125}
     table = Summary(train={**summarize(run), **check}).table()
     assert table.columns[0].values[2:] == ["sum over 1 checked step", "change of the loss"]
     assert [table.columns[1].text(row) for row in (2, 3)] == ["−0.50 ± 0.12", "−0.25"]
-    assert "examples" not in table.caption
-    part = Summary(train={**summarize(run), **check, "checked_examples": 20}).table()
+    wide = "The 95 % interval is wide, ± 50 % of the change"
+    assert f"helping. {wide}" in table.caption
+    known = {**summarize(run), **check, "checked_margin": 0.025}
+    assert "interval" not in Summary(train=known).table().caption
+    assert f"helping. train: {wide}" in Summary(heldout=known, train={**known, **check}).table().caption
+    part = Summary(train={**known, "checked_examples": 20}).table()
     assert part.caption.endswith("The change of the loss is that of 20 examples.")
     of_two = views(*[replace(sampled_allocation(), values=np.zeros(3), step=step) for step in (0, 1)])
     some = Summary(train={**summarize(of_two), **check}).table()

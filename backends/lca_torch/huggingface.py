@@ -226,7 +226,7 @@ class _TrainerTracker(Tracker):
         "left over, which may be one. On several ranks, call callback.tracker.ranks() in on_train_begin of a "
         "further callback",
         "halves": "train without gradient accumulation, on batches of at least two examples and with one "
-        "forward pass for each",
+        "forward pass for each; with M accumulated batches use CrossFit(micro_batches=M) without own_pass",
         "update_slope": "train with SGD, Adam, AdamW or RMSprop",
         "scores": "call callback.tracker.scores(index, outputs, labels) in compute_loss at every step, or "
         "give the estimator refresh=n",

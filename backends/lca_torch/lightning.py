@@ -24,7 +24,8 @@ class _LightningTracker(Tracker):
         "micro_batches": "accumulate the gradients of several batches with "
         "Trainer(accumulate_grad_batches=2), or on several ranks call callback.tracker.ranks() in "
         "on_train_start",
-        "halves": "train without accumulate_grad_batches, on batches of at least two examples",
+        "halves": "train without accumulate_grad_batches, on batches of at least two examples; with M "
+        "accumulated batches use CrossFit(micro_batches=M) without own_pass",
         "scores": "call callback.tracker.scores(index, outputs, labels) in every training_step, or give the "
         "estimator refresh=n",
     }
@@ -60,9 +61,9 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     with ``accumulate_grad_batches`` the batches of an update are its micro-batches, of equal weight
     (`lca.estimators.CrossFit`). An update from fewer batches, such as those left over at the end of an epoch,
     has the gradient of their mean loss, although Lightning divides by ``accumulate_grad_batches``; it lacks
-    micro-batches, so that `CrossFit` skips it and the step before it: let an epoch have a multiple of them. A
-    batch for which ``training_step`` returns ``None`` is passed over. On several ranks (``strategy="ddp"``),
-    the micro-batches are the batches of the ranks if ``on_train_start`` of the module calls
+    micro-batches, so that `CrossFit` skips it: let an epoch have a multiple of them. A batch for which
+    ``training_step`` returns ``None`` is passed over. On several ranks (``strategy="ddp"``), the
+    micro-batches are the batches of the ranks if ``on_train_start`` of the module calls
     ``callback.tracker.ranks()`` (`Tracker.ranks`).
     Scores of single examples come from the module itself, which calls ``scores`` of the tracker.
 

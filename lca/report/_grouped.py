@@ -93,8 +93,8 @@ def _caption(run: Run, by: str, drawn: int, errors: object) -> str:
         text += " Solid bars are the first loss; the pattern of a bar tells the loss."
     if errors:
         text += (
-            " The lines show an upper bound of one standard error from sampling; it is a bound because "
-            "neighbouring steps share samples."
+            " The lines show an upper bound of one standard error from sampling, about half of a 95 % "
+            "interval; it is a bound because neighbouring steps share samples."
         )
     return text
 

@@ -92,7 +92,7 @@ def _verdicts(run: Run, checks: Sequence[Conservation]) -> list[tuple[Tone, str]
     if run.state_moved_steps:
         found.append(("warn", _state_moved(run.state_moved_steps, len(run.steps))))
     if run.span > 1:
-        found.append(("warn", _straight_lines(run.span)))
+        found.append(("warn", _straight_lines(run)))
     if run.is_replay:
         found.append(("warn", _BETWEEN_CHECKPOINTS))
     found += [("warn", f"{c.loss}: {_discontinuities(c)}") for c in checks if c.discontinuities]
@@ -123,12 +123,21 @@ _BETWEEN_CHECKPOINTS = (
 )
 
 
-def _straight_lines(span: int) -> str:
-    return (
-        f"A step of this page is a straight line over {span:,} updates (span={span}). The sums over all "
-        "parameters are exact, but the line is not the path of the training, and the parts of layers and "
-        "parameters can differ from those along the path."
+def _straight_lines(run: Run) -> str:
+    text = (
+        f"A step of this page is a straight line over {run.span:,} updates (span={run.span}). The sums over "
+        "all parameters are exact, but the line is not the path of the training, and the parts of layers and "
+        "parameters can differ from those along the path"
     )
+    each = (
+        run.per_step("path_difference", run.losses[0]) if run.has("path_difference") else np.full(1, np.nan)
+    )
+    known = each[np.isfinite(each)]
+    if not len(known):
+        return f"{text}."
+    half, most = (format_percent(100 * float(value)) for value in (np.median(known), known.max()))
+    measured = f"in the {count_of(len(known), 'step')} whose updates were measured as well"
+    return f"{text}: {measured}, those of layers by {half} (median) and at most {most}."
 
 
 def _restarts(steps: Sequence[int]) -> str:

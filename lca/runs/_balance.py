@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from lca._verdict import LARGE_MISS, SMALL_MISS, has_diverged, missed_part, sampling_limit
+from lca._verdict import LARGE_MISS, SMALL_MISS, has_diverged, missed_part, sampling_limit, wide_interval
 from lca.analysis import checked_windows
 from lca.analysis._checks import noise_of
 from lca.row import CheckedWindow
@@ -163,20 +163,21 @@ class Conservation:
         part = miss / change if change else math.inf * miss if miss else 0.0
         barless = math.isnan(self.checked_margin)
         inside, near = miss <= self.checked_margin, part <= SMALL_MISS
-        wide = not barless and self.checked_margin > LARGE_MISS * change
+        wide = wide_interval(self.checked_margin, self.checked_change)
         wrong = miss > self.checked_limit and part > LARGE_MISS
         tone: Tone = "bad" if wrong else "good" if (inside or near) and not wide else "warn"
-        kept = "keeps" if inside else "misses by less than 1 %" if near else "does not keep"
-        interval = (
-            "no error bars" + ", and too few steps to judge it" * math.isinf(self.checked_limit)
-            if barless
-            else f"95 % interval ± {format_number(self.checked_margin)}, which it {kept}"
-        )
+        if barless:
+            interval = (
+                " (no error bars" + ", and too few steps to judge it" * math.isinf(self.checked_limit) + ")"
+            )
+        else:
+            where = "inside the" if inside else "small, though outside the" if near else "outside the"
+            interval = f", {where} 95 % interval of ± {format_number(self.checked_margin)}"
         return tone, (
-            f"An estimate from samples: over {self.checked_steps} of {self.steps} steps the allocations sum "
-            f"to {format_number(self.checked_allocated, '+')}, and the measured loss changed by "
-            f"{format_number(self.checked_change, '+')}{self.checked_on and f' on {self.checked_on}'}, a "
-            f"difference of {format_percent(100 * part)} ({interval})."
+            f"An estimate from samples: over {self.checked_steps} of {self.steps} measured steps the "
+            f"allocations sum to {format_number(self.checked_allocated, '+')}, and the measured loss changed "
+            f"by {format_number(self.checked_change, '+')}{self.checked_on and f' on {self.checked_on}'}, a "
+            f"difference of {format_percent(100 * part)}{interval}.{wide and ' '}{wide}"
         )
 
     def _checked(self) -> tuple[Tone, str]:

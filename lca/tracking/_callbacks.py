@@ -99,12 +99,12 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
     def _begin_epoch(self) -> None:
         """A pass over the data of training begins."""
         if self.tracker is not None:
-            self.tracker._epoch.begin(self.steps)
+            self.tracker._session.epoch.begin(self.steps)
 
     def _end_epoch(self) -> None:
         """A pass over the data has ended, if it was one."""
         if self.tracker is not None:
-            self.tracker._epoch.end(self.steps)
+            self.tracker._session.epoch.end(self.steps)
 
     def _begin(
         self, make_tracker: Callable[[], AnyTracker], updates: int | None = None, made: int = 0

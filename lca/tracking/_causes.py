@@ -14,9 +14,12 @@ from lca.estimators import (
 )
 from lca.estimators._stochastic import required_fields_of
 from lca.quadrature import TRAPEZOID, QuadratureRule
+from lca.tracking._epochs import is_near
 
 NEAR = 0.1
 """How far a ratio may be from a whole number, as a part of it, and still be taken for it."""
+USUAL = {CrossFit: 9, LaggedCrossFit: 12}
+"""By how many percent of the loss change sums were off in shuffled epochs, with ``epoch=``, at most."""
 ADAPTIVE = "lca.Adaptive, with span= or every= for less cost"
 SAMPLED = "use SampledPathIntegral(refine=0.03) or lca.Adaptive"
 OTHER_DATA = (
@@ -47,8 +50,10 @@ def likely_causes(
     estimator: Estimator | None,
     total: float,
     change: float,
+    *,
     supplied: Collection[str] | None = None,
     seen: Sequence[str] = (),
+    updates: int | None = None,
 ) -> list[str]:
     """The likely causes, the most telling one first, each with what to do about it.
 
@@ -63,6 +68,8 @@ def likely_causes(
         others; ``None``: all.
     seen
         The causes that the tracker has seen in the loop.
+    updates
+        The number of updates in an epoch of the loop, if the tracker has seen one.
 
     Examples
     --------
@@ -72,14 +79,18 @@ def likely_causes(
 loss of each accumulated batch by their number'
     """
     if isinstance(estimator, AdaptiveSampleSize | ControlVariate):
-        return likely_causes(estimator.probe, total, change, supplied, seen)
+        return likely_causes(estimator.probe, total, change)
     if isinstance(estimator, SampledPathIntegral):
         return _of_samples(estimator)
     training = estimator is not None and estimator.target == "batch"
     weighs = training and _is_supplied(CrossFit(), supplied)
     factor = _of_a_factor(total, change) if weighs else []
     common = [OTHER_DATA, OTHER_LOSS, OTHER_GRADIENTS] if training else []
-    return [*seen, *factor, *_of_batches(estimator, supplied), *common]
+    if isinstance(estimator, CrossFit | LaggedCrossFit):
+        epochs = _of_epochs(estimator, abs(total - change), abs(change), updates)
+    else:
+        epochs = []
+    return [*seen, *factor, *epochs, *_of_batches(estimator, supplied), *common]
 
 
 def _is_supplied(estimator: Estimator, supplied: Collection[str] | None) -> bool:
@@ -131,11 +142,11 @@ def _of_batches(estimator: Estimator | None, supplied: Collection[str] | None) -
             steps = _large_steps(estimator.rule, "use NextBatch(lca.SIMPSON)", two_ends)
             return [f"batches come from shuffled epochs: use {cure}", steps]
         case CrossFit():
-            return [_epochs(estimator), _large_steps(estimator.rule, SAMPLED)]
+            return [_large_steps(estimator.rule, SAMPLED)]
         case LaggedCrossFit():
             cure = "CrossFit" if "CrossFit" in crossed else "SampledPathIntegral"
             uneven = f"gradients change too unevenly to be extrapolated, as with SGD: use {cure}"
-            return [_epochs(estimator), uneven, _large_steps(TRAPEZOID, SAMPLED)]
+            return [uneven, _large_steps(TRAPEZOID, SAMPLED)]
     return ["the sample is small", "steps are too large for the rule of the estimator"]
 
 
@@ -147,12 +158,24 @@ def _large_steps(rule: QuadratureRule, cure: str, two_ends: str = "use lca.TRAPE
     return f"steps are too large for the rule {rule.name!r}: {cure}"
 
 
-def _epochs(estimator: CrossFit | LaggedCrossFit) -> str:
-    if estimator.epoch is not None:
-        return (
-            f"an epoch has another number of updates than epoch={estimator.epoch}, or shuffled epochs have "
-            "more bias than this removes: use SampledPathIntegral"
-        )
-    if getattr(estimator, "independent", False):
-        return "batches are not drawn independently: omit independent=True, and pass epoch="
-    return "batches come from shuffled epochs: pass epoch=, the updates in an epoch"
+def _of_epochs(
+    estimator: CrossFit | LaggedCrossFit, miss: float, change: float, updates: int | None
+) -> list[str]:
+    """The order of shuffled epochs; first what has the size of this miss, without what is known not to be."""
+    told = estimator.epoch
+    if told is None and getattr(estimator, "independent", False):
+        return ["batches are not drawn independently: omit independent=True, and pass epoch="]
+    if told is None:
+        number = f"epoch={updates}" if updates else "epoch="
+        return [f"batches come from shuffled epochs: pass {number}, the updates in an epoch"]
+    if updates is not None and not is_near(updates, told):
+        return [f"an epoch has {updates} updates, and not epoch={told}: pass epoch={updates}"]
+    kind, percent = type(estimator).__name__, USUAL[type(estimator)]
+    usual = miss <= percent / 100 * change
+    if usual:
+        bias = f"{kind} is off by 1 to {percent} % in shuffled epochs as a rule, also with the right epoch="
+    else:
+        bias = f"shuffled epochs have more bias than epoch={told} removes"
+    wrong = [] if updates else [f"an epoch has another number of updates than epoch={told}"]
+    found = [f"{bias}: use SampledPathIntegral"]
+    return [*found, *wrong] if usual else [*wrong, *found]

@@ -32,6 +32,12 @@ _WEIGHTLESS = (
     "has a batch, half or micro-batch of weight 0, as one in which no label counts; leave such batches out, "
     "or take larger ones"
 )
+_UNWEIGHED = (
+    "was made from batches that differ in size, or whose size is unknown, and so are their weights in its "
+    "loss: pass weight= to tracker.batches(loader, weight=...) or tracker.begin_batch: the number of "
+    "examples or tokens of a batch if the loop accumulates sums over them, or a constant (lambda batch: 1) "
+    "if it accumulates the mean of each batch"
+)
 
 
 class LoopContext(ABC):
@@ -280,12 +286,9 @@ class LoopContext(ABC):
         """Whether the batches of this update have known weights; raises `LCAError` if none ever had."""
         known = self._agree_on_weights()
         if not known and not self._weighed:
-            raise LCAError(
-                "the batches that this update accumulates differ in size, or their size is unknown, and so "
-                "are their weights in its loss; pass weight= to tracker.batches or tracker.begin_batch: the "
-                "number of examples or tokens of a batch if the loop accumulates sums over them, or a "
-                "constant if it accumulates the mean of each batch."
-            )
+            raise LCAError(f"this update {_UNWEIGHED}.")
+        if not known:
+            self.irregular = self.irregular or _UNWEIGHED
         self._weighed |= known
         return known
 

@@ -15,7 +15,17 @@ class EpochLength:
     Parameters
     ----------
     estimator
-        That of the run; without an ``epoch`` nothing is compared.
+        That of the run; without an ``epoch`` there is no warning.
+
+    Attributes
+    ----------
+    updates
+        The number of updates in the last whole epoch that was seen; ``None`` before one was.
+    compared
+        Whether epochs are compared; set it to false where batches are not what updates are counted by.
+    resumed
+        Whether the run goes on after an interruption, perhaps inside of an epoch; the first one is then
+        compared only if it is longer.
 
     Examples
     --------
@@ -23,20 +33,28 @@ class EpochLength:
     >>> length = EpochLength(CrossFit(epoch=50))
     >>> length.begin(steps=0)
     >>> length.end(steps=49)  # the last batch was dropped; of 25 it would warn
+    >>> length.updates
+    49
     """
 
     def __init__(self, estimator: Estimator | None) -> None:
         self._name, self._told = type(estimator).__name__, getattr(estimator, "epoch", None)
         self._begun: int | None = None
+        self._part = False  # whether the epoch under way may be the rest of one
+        self.updates: int | None = None
+        self.compared, self.resumed = True, False
 
     def begin(self, steps: int) -> None:
         """An epoch begins, after so many updates."""
-        self._begun = steps
+        self._begun, self._part, self.resumed = steps, self.resumed, False
 
     def end(self, steps: int) -> None:
         """An epoch has ended, after so many updates; not compared if it was not seen to begin."""
         made, self._begun = steps - (steps if self._begun is None else self._begun), None
-        if self._told is None or made < 2 or abs(made - self._told) <= max(1, TOLERATED * self._told):
+        if not self.compared or made < 2 or (self._part and made < (self._told or made + 1)):
+            return
+        self.updates = made
+        if self._told is None or is_near(made, self._told):
             return
         warnings.warn(
             f"the loop made {made} updates in an epoch, and {self._name} was given epoch={self._told}, by "
@@ -46,3 +64,12 @@ class EpochLength:
             stacklevel=3,
         )
         self._told = None
+
+
+def is_near(made: int, told: int) -> bool:
+    """Whether an epoch of ``made`` updates may be meant by ``epoch=told``.
+
+    >>> is_near(49, 50), is_near(25, 50)
+    (True, False)
+    """
+    return abs(made - told) <= max(1, TOLERATED * told)

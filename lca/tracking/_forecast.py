@@ -70,6 +70,7 @@ class ForecastRow:
     largest_cost: Cost | None = None
 
 
+_EXAMPLES = "ex.: gradients of single examples, in samples; each of its micro_batches is a pass of its own"
 _LEFT_OUT = (
     "time at least: declared gradients, work on vectors, self-checks; not in it: the Python of the\n"
     "tracker, from 0.4 ms a step, and more beside other processes"
@@ -137,7 +138,8 @@ class Forecast:
                 f"{self._time(row):>10} {self._factor(row):>10} "
                 f"{memory:>8}  {f'needs {needs}' if needs else ''}".rstrip()
             )
-        return "\n".join([*lines, _LEFT_OUT])
+        samples = [_EXAMPLES] if any((row.largest_cost or row.cost).examples for row in self.rows) else []
+        return "\n".join([*lines, *samples, _LEFT_OUT])
 
     @property
     def _training(self) -> float:

@@ -13,7 +13,6 @@ from lca.layout import check_same_layout
 from lca.objective import Batch, Objective, Sum, evaluate, leaves
 from lca.tracking._causes import SAME_BATCH, other_size
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
-from lca.tracking._epochs import EpochLength
 from lca.tracking._follower import LiveTheta
 from lca.tracking._options import Options, names_options
 from lca.tracking._tracker import TrackerBase, check_arguments
@@ -80,7 +79,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         self._told: set[str] = set()
         self._examples = self._largest = 0  # in an update, and in one of its micro-batches, as far as known
         if len(optimizers) > 1:  # which take turns, so that an epoch of updates is not one of batches
-            self._epoch = EpochLength(None)
+            self._session.epoch.compared = False
         self._follow(live, self._supply)
         if self._session.records:
             self._session.learning_rates = self._learning_rates
@@ -111,9 +110,9 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         >>> # for x, y in tracker.batches(loader): ...
         """
         if isinstance(loader, Sized):  # no stream, nor a part of one
-            self._epoch.begin(self.steps)
+            self._session.epoch.begin(self.steps)
         yield from self._context.batches(loader, weight)
-        self._epoch.end(self.steps)
+        self._session.epoch.end(self.steps)
 
     def begin_batch(self, *batch: Batch, weight: float | None = None) -> None:
         """Tell the tracker that the loop begins with this batch; without argument, with an unknown one.

@@ -19,6 +19,7 @@ from lca.row import CheckedWindow, Row
 from lca.step import Step, _moves_state
 from lca.tolerances import EPS32, conservation
 from lca.tracking._causes import likely_causes
+from lca.tracking._epochs import EpochLength
 from lca.tracking._options import CheckEvery
 from lca.views._rows import Rows
 
@@ -62,6 +63,8 @@ class SelfCheck:
         The one that is checked; a warning gives the advice that its settings have not taken.
     supplied
         As in `lca.tracking._causes.likely_causes`.
+    epoch
+        What the tracker sees of the epochs of the loop.
 
     Raises
     ------
@@ -80,8 +83,11 @@ class SelfCheck:
         every: CheckEvery,
         examples: int | None = None,
         estimator: Estimator | None = None,
+        *,
         supplied: Collection[str] | None = None,
+        epoch: EpochLength | None = None,
     ) -> None:
+        self._epoch = epoch or EpochLength(estimator)
         self._every, self._estimator, self._supplied = every, estimator, supplied
         self.seen: dict[str, None] = {}
         self._data = [_Data(name, own, examples) for name, own in objectives.items()]
@@ -186,7 +192,14 @@ class SelfCheck:
         }
 
     def _likely(self, total: float, change: float) -> list[str]:
-        return likely_causes(self._estimator, total, change, self._supplied, list(self.seen))
+        return likely_causes(
+            self._estimator,
+            total,
+            change,
+            supplied=self._supplied,
+            seen=list(self.seen),
+            updates=self._epoch.updates,
+        )
 
     def _continues(self, step: Step) -> bool:
         """Whether a step begins where the last one ended."""

@@ -38,6 +38,7 @@ from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, Summary, summarize
 from lca.tracking._checkpoint_lines import CheckpointLines
+from lca.tracking._epochs import EpochLength
 from lca.tracking._measured_on import measured_on
 from lca.tracking._misses import Misses
 from lca.tracking._options import (
@@ -150,13 +151,14 @@ class Session:
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
         self._stateful = [own for own in leaves(self.objectives) if _is_stateful(own)]
         self._measures_losses = estimator.target == "full"
-        by_next = any(field.startswith("next_") for field in self.required_fields)
-        judge = type(estimator).__name__ if by_next else ""
-        self.state_moves = StateMoves(measured=self._measures_losses, judge=judge)
+        self.state_moves = StateMoves(estimator)
         self.check_every = settings.check_every
+        self.epoch = EpochLength(estimator)
         checked = None if self._measures_losses else settings.check_every
         examples = None if checked is None else settings.check_examples
-        self._check = SelfCheck(self.objectives, checked, examples, estimator, supplied)
+        self._check = SelfCheck(
+            self.objectives, checked, examples, estimator, supplied=supplied, epoch=self.epoch
+        )
         self.path: Mapping[str, PathSums] = {}
         self._differences: dict[str, PathDifference] = {}
         self._ends: dict[str, float] = {}
@@ -178,7 +180,7 @@ class Session:
         if record is not None:
             _refuse_two_histories(self.views)
         self._record = None if record is None else self._begun(record, estimator)
-        self.first_step = 0 if self._record is None else self._record.next_step
+        self._begin_at(0)
         if self._record is not None and self._record.memory:  # the run goes on, and so does the estimator
             self._allocate = start_each(self.objectives, estimator, memory=self._record.memory)
 
@@ -189,10 +191,14 @@ class Session:
 
     def follow(self, updates: int, place: Place) -> None:
         """Count steps from the ``updates`` that a trainer, now here, has made, or as a record counts them."""
-        self.first_step = updates
         if self._record is not None:
             self._record._continuation.follow(updates, place)
-            self.first_step = self._record.next_step
+        self._begin_at(updates)
+
+    def _begin_at(self, updates: int) -> None:
+        """The run begins after so many updates, or as its record counts them."""
+        self.first_step = updates if self._record is None else self._record.next_step
+        self.epoch.resumed = self.first_step > 0
 
     def arrive(self, theta: Callable[[], Vector]) -> None:
         """The first update of the run begins at θ: compare it with the end of a record that is continued."""

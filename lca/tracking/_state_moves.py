@@ -4,7 +4,9 @@ import warnings
 from collections.abc import Iterable
 
 from lca._state import same
+from lca.allocation import Estimator
 from lca.errors import LCAWarning
+from lca.estimators._stochastic import required_fields_of
 from lca.objective import State
 from lca.step import Step, _moves_state
 
@@ -20,10 +22,8 @@ class StateMoves:
 
     Parameters
     ----------
-    measured
-        Whether the estimator measures ``state_change``.
-    judge
-        The name of the estimator, if it takes gradients from the next update; else empty.
+    estimator
+        That of the run.
 
     Attributes
     ----------
@@ -33,8 +33,10 @@ class StateMoves:
         The number of steps in which the state moved.
     """
 
-    def __init__(self, *, measured: bool, judge: str = "") -> None:
-        self._measured, self._judge = measured, judge
+    def __init__(self, estimator: Estimator) -> None:
+        self._measured = estimator.target == "full"  # state_change
+        by_next = any(field.startswith("next_") for field in required_fields_of(estimator))
+        self._judge = type(estimator).__name__ if by_next else ""
         self._seen = self._between = 0  # measured steps; those before which the state moved
         self.left_out: Iterable[str] = ()
         self.steps = 0

@@ -14,7 +14,6 @@ from lca.row import CheckedWindow
 from lca.summary import Summary
 from lca.tables import HasTable, Table
 from lca.tracking._clock import StepClock
-from lca.tracking._epochs import EpochLength
 from lca.tracking._follower import LiveTheta, RunFollower
 from lca.tracking._forecast import Forecast, Run, forecast
 from lca.tracking._options import Options
@@ -95,7 +94,6 @@ class TrackerBase(HasTable):
         **options: Unpack[Options],
     ) -> None:
         self._session = Session(objective, estimator, advice=self._advice, supplied=self._supplied, **options)
-        self._epoch = EpochLength(estimator)
         self._entered = self._active = False
         self._follower: AnyFollower
 

@@ -20,6 +20,8 @@ ROW = np.dtype(
         ("residual", np.float64),
         ("mass", np.float64),
         ("full_gradients", np.float64),
+        ("batch_gradients", np.float64),
+        ("examples", np.float64),
         ("converged", np.bool_),
         ("sampled", np.bool_),
     ]

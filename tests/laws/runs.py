@@ -135,7 +135,7 @@ class Shown:
     """An estimator that keeps the steps it gets."""
 
     required_fields: tuple = ()
-    steps: list = field(default_factory=list)
+    steps: list = field(default_factory=list, repr=False)
     epoch: int | None = None
     target, degree, cost, unbiased, bias = "batch", 1, Cost(), False, ""
 

@@ -827,6 +827,26 @@ def an_epoch_of_another_length_than_told_is_warned_of_once(framework, folder):
     train(5, BATCHES, iter(BATCHES[:3]))  # a stream may be a part of an epoch
 
 
+def the_rest_of_an_interrupted_epoch_is_not_compared(framework, folder):
+    """The loop passes over the batches that were trained on before; the next epoch is compared."""
+    run = framework.untracked()
+
+    def train(*passes, done=0):
+        record = lca.Record(folder / "run", mode="a")
+        run.tracker = run.tracker_of(run.objective, Shown(epoch=20), record=record, on_error="raise")
+        with run.tracker as tracker:
+            for batches in passes:
+                for number, batch in enumerate(tracker.batches(batches)):
+                    if number >= done:
+                        run.update(batch, known=False)
+                done = 0
+
+    train(iter(BATCHES[:2]))
+    with pytest.warns(LCAWarning, match="made 4 updates in an epoch, and Shown was given epoch=20") as caught:
+        train(BATCHES, BATCHES[1:], done=2)
+    assert len(caught) == 1
+
+
 def clipping_by_norm_is_part_of_the_update_and_not_of_the_gradient(framework, folder):
     found, plain = Shown(("gradient", "micro_batches")), Shown(("gradient", "micro_batches"))
     tracked(framework, plain, update={"pieces": 2}, batches=BATCHES[:1])
@@ -854,10 +874,11 @@ def batches_of_different_sizes_need_their_weights(framework, folder):
                 run.update(BATCHES[first], BATCHES[second])
         return tracker
 
-    with pytest.raises(LCAError, match="accumulates differ in size.*pass weight= to tracker.batches"):
+    weights = "update was made from batches that differ in size.*: pass weight= to tracker.batches"
+    with pytest.raises(LCAError, match=f"this {weights}"):
         accumulate(framework.run(CrossFit(2), on_error="raise"), (0, 2), (1, 3))
     later = framework.run(CrossFit(2, LEFT), on_error="raise", views=Kept)
-    with pytest.warns(LCAWarning, match=r"skipped, as are later.*step 1"):
+    with pytest.warns(LCAWarning, match=f"skipped, as are later.*step 1.*, and {weights[:6]} 1{weights[6:]}"):
         tracker = accumulate(later, (0, 1), (2, 3), (3, 4))
     assert measured_steps(later) == [0, 2]
     assert (tracker.steps, tracker.skipped_steps) == (3, 1)
@@ -992,6 +1013,7 @@ MODEL_LAWS = [
     updates_outside_the_block_are_not_seen,
     accumulated_batches_are_micro_batches,
     an_epoch_of_another_length_than_told_is_warned_of_once,
+    the_rest_of_an_interrupted_epoch_is_not_compared,
     clipping_by_norm_is_part_of_the_update_and_not_of_the_gradient,
     batches_of_different_sizes_need_their_weights,
     a_gradient_that_is_no_multiple_of_the_sum_is_refused,

@@ -304,7 +304,7 @@ def test_a_batch_of_arrays_or_variables_may_not_be_written_to(kind, written):
 
 def test_weights_of_batches_of_unequal_size_are_asked_for():
     for told in (True, False):
-        with pytest.raises(LCAError, match=r"differ in size, or their size is unknown.*pass weight= to trac"):
+        with pytest.raises(LCAError, match=r"differ in size, or whose size is unknown.*pass weight= to trac"):
             ByHand(CrossFit()).measure(told=told)
     estimator = Shown(("micro_batches",))
     for own in ByHand(estimator).measure(updates=1, weight=lambda batch: len(batch[0])):

@@ -345,6 +345,12 @@ def test_the_halves_of_a_batch_are_taken_from_it_without_a_change_to_the_module(
         assert float((row.source.next_gradient - ours).abs().max()) <= tolerances.gradient(1.0, 2.0**-23)
 
 
+def test_halves_of_accumulated_batches_are_refused_with_what_to_use_instead():
+    callback = LightningCallback(measure, CrossFit(own_pass=True), on_error="raise")
+    with pytest.raises(LCAError, match=r"use CrossFit\(micro_batches=M\) without own_pass"):
+        fit(module(), callback, accumulate_grad_batches=2)
+
+
 def test_a_fit_that_is_resumed_is_recorded_in_the_steps_of_the_trainer(tmp_path):
     """The last update before the stop lacks the batch of the next one, so the record ends before it."""
 

@@ -114,20 +114,20 @@ CHECKED = {
         -1.02,
         0.5,
         "warn",
-        "a difference of 2.0 % (95 % interval ± 0.5, which it keeps)",
+        "a difference of 2.0 %, inside the 95 % interval of ± 0.5. The 95 % interval is wide, ± 50 % of the",
     ),
     "outside, and near": (
         -1.05,
         0.01,
         "warn",
-        "a difference of 5.0 % (95 % interval ± 0.01, which it does not keep)",
+        "a difference of 5.0 %, outside the 95 % interval of ± 0.01.",
     ),
     "outside, and far": (-0.5, 0.01, "bad", "a difference of 50.0 %"),
     "of exact gradients, and near": (
         -1.005,
         0.0,
         "good",
-        "a difference of 0.5 % (95 % interval ± 0, which it misses by less than 1 %)",
+        "a difference of 0.5 %, small, though outside the 95 % interval of ± 0.",
     ),
     "near, without error bars": (-0.995, None, "good", "a difference of 0.5 % (no error bars, and too few"),
     "roughly, without error bars": (-0.95, None, "warn", "a difference of 5.0 % (no error bars, and too few"),
@@ -167,7 +167,7 @@ def test_the_verdict_of_an_estimate_is_its_self_check(tmp_path, total, margin, t
     check = check_conservation(run, "train")
     assert check.verdict()[0] == tone
     assert check.verdict()[1].startswith(
-        "An estimate from samples: over 3 of 3 steps the allocations sum to "
+        "An estimate from samples: over 3 of 3 measured steps the allocations sum to "
     )
     assert said in check.verdict()[1]
     said = "train: " + check.verdict()[1]
@@ -459,6 +459,11 @@ def test_a_step_of_several_updates_is_called_a_straight_line(tmp_path):
     text = first_screen(Run(write(tmp_path / "r", run_values(3), settings={"span": 10})))
     assert "A step of this page is a straight line over 10 updates" in text
     assert "In 3 steps of 10 updates each, the loss 'train' fell" in text
+    assert "can differ from those along the path. " in f"{text} "
+    compared = write(tmp_path / "c", run_values(3), settings={"span": 10})
+    compared["path_difference"] = ("step", "measured"), [[0.25], [np.nan], [0.75]]
+    said = "along the path: in the 2 steps whose updates were measured as well, those of layers by 50.0 %"
+    assert f"{said} (median) and at most 75.0 %." in first_screen(Run(compared))
     assert "straight line" not in first_screen(
         Run(write(tmp_path / "s", run_values(3), settings={"span": "x"}))
     )

@@ -22,7 +22,11 @@ from lca.tracking._causes import likely_causes
 PROBE = SampledPathIntegral(size=8)
 ADVICE = {
     "cross-fit": (CrossFit(), ["pass epoch=, the updates"], ["epoch=20"]),
-    "with an epoch": (CrossFit(epoch=20), ["another number of updates than epoch=20"], ["pass epoch="]),
+    "with an epoch": (
+        CrossFit(epoch=20),
+        ["another number of updates than epoch=20; shuffled epochs have more bias"],
+        ["pass epoch=", "as a rule"],
+    ),
     "independent": (CrossFit(independent=True), ["omit independent=True"], ["shuffled"]),
     "one end": (CrossFit(rule=lca.LEFT), ["use lca.TRAPEZOID"], ["too large"]),
     "lagged": (LaggedCrossFit(), ["as with SGD: use CrossFit", "pass epoch=", "too large"], ["epoch=None"]),
@@ -60,11 +64,32 @@ IN_FIT = {
 @pytest.mark.parametrize(("estimator", "first"), IN_FIT.values(), ids=IN_FIT)
 def test_what_the_loop_cannot_supply_is_no_advice(estimator, first):
     """The sum is twice the change, but there are no micro-batches whose weights were forgotten."""
-    causes = likely_causes(estimator, -2.0, -1.0, {"gradient", "update_slope"})
+    causes = likely_causes(estimator, -2.0, -1.0, supplied={"gradient", "update_slope"})
     assert causes[0].startswith(first)
     text = "; ".join(causes)
     assert [part for part in ("use CrossFit", "micro-batch", "lca.TRAPEZOID") if part in text] == []
     assert "SampledPathIntegral" in text
+
+
+@pytest.mark.parametrize(("estimator", "percent"), [(CrossFit(epoch=20), 9), (LaggedCrossFit(epoch=20), 12)])
+def test_the_usual_error_in_shuffled_epochs_is_the_first_cause_where_it_has_this_size(estimator, percent):
+    usual = f"{type(estimator).__name__} is off by 1 to {percent} % in shuffled epochs as a rule"
+    for total in (-1 + 0.0099 * percent, -1 - 0.0099 * percent):
+        causes = likely_causes(estimator, total, -1.0)
+        assert causes[0].startswith(usual)
+        assert causes[1] == "an epoch has another number of updates than epoch=20"
+    assert "as a rule" not in "".join(likely_causes(estimator, -1 + 0.0101 * percent, -1.0))
+
+
+def test_the_length_of_an_epoch_that_was_seen_is_no_cause_if_it_is_right_and_named_if_not():
+    for total in (-0.95, -0.7):
+        right = "; ".join(likely_causes(CrossFit(epoch=20), total, -1.0, updates=19))
+        assert "bias" in right or "as a rule" in right
+        assert "number of updates" not in right
+        assert likely_causes(CrossFit(epoch=20), total, -1.0, updates=10)[0] == (
+            "an epoch has 10 updates, and not epoch=20: pass epoch=10"
+        )
+    assert "pass epoch=10, the updates" in likely_causes(CrossFit(), -0.95, -1.0, updates=10)[0]
 
 
 @pytest.mark.parametrize(
@@ -91,11 +116,14 @@ class WithoutPieces(FunctionalTracker):
     _supplied = frozenset({"gradient"})
 
 
-def run(factor, tracker_type=FunctionalTracker):
+def run(factor, tracker_type=FunctionalTracker, epoch=None):
     """A run in which all gradients of training are ``factor`` times those of the measured loss."""
     theta = np.array([4.0])
-    with tracker_type(theta, bowl(1), CrossFit()) as tracker:
-        for _ in range(18):
+    with tracker_type(theta, bowl(1), CrossFit(epoch=epoch)) as tracker:
+        tracker._session.epoch.begin(0)
+        for step in range(18):
+            if step == 6:
+                tracker._session.epoch.end(step)
             gradient, update = factor * theta, -0.1 * theta
             theta = theta + update
             tracker.update(theta, gradient=gradient, micro_batches=[MicroBatch(gradient, update)] * 2)
@@ -109,3 +137,10 @@ def test_a_forgotten_weight_is_named_in_the_warning():
 def test_a_tracker_tells_the_self_check_what_its_loop_supplies():
     with pytest.warns(LCAWarning, match="Possible causes: batches come from shuffled epochs"):
         run(2.0, WithoutPieces)
+
+
+def test_a_tracker_tells_the_self_check_how_long_an_epoch_is():
+    with pytest.warns(LCAWarning, match="Possible causes: shuffled epochs have more bias") as caught:
+        run(1.35, epoch=6)
+    [warning] = caught
+    assert "another number" not in str(warning.message)

@@ -302,6 +302,7 @@ def test_one_line_says_the_same_as_the_table():
         assert row.name in str(found)
         assert (f"({row.name})" in found.line) == (row.seconds is not None)
     assert "needs micro_batches" in str(found)
+    assert ("ex.: gradients of single examples" in str(found)) == (" ex. " in str(found))
     assert "\n" not in found.line
 
 
