@@ -202,9 +202,12 @@ def _require_spread(found: Errors) -> str:
     require(found.stderrs is not None, "standard errors are stated for some steps only.")
     assert found.stderrs is not None
     squares, stated = found.errors**2, found.stderrs**2
-    # Every value counts the same, whatever its size.
-    size = np.maximum(squares.mean(axis=0), np.finfo(np.float64).tiny)
-    excess = ((squares - stated) / size).mean(axis=(1, 2))[:, None]
+    # Every value counts the same, whatever its size, if it is not exact in all runs.
+    error, said = squares.mean(axis=0), stated.mean(axis=0)
+    size, counted = np.where(error > 0, error, said), (error > 0) | (said > 0)
+    if not counted.any():
+        return f"{len(squares)} runs; all values are exact, and their standard errors 0"
+    excess = ((squares - stated)[:, counted] / size[counted]).mean(axis=1)[:, None]
     return require_zero_mean(excess, np.ones(1), ["(error² - stderr²) / mean error² of all values"])
 
 

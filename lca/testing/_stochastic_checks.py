@@ -240,7 +240,6 @@ def require_zero_mean(samples: Array, size: Array, names: Sequence[str]) -> str:
     t[np.isnan(t)] = np.inf
     limit = float(stats.t.isf(FALSE_ALARM / (2 * columns), runs - 1))
     worst = int(np.argmax(np.abs(t)))
-    detectable = float(np.median((limit + stats.norm.isf(1 - POWER)) * spread / size))
     mean, usual = samples[:, worst].mean(), float(size[worst])
     share = f", {mean / usual:+.0%} of {usual:.3g}, which it is compared with" if usual > 0 else ""
     far = f"{abs(t[worst]):.1f} standard errors from 0" if own[worst] else "the same in every run"
@@ -249,6 +248,10 @@ def require_zero_mean(samples: Array, size: Array, names: Sequence[str]) -> str:
         f"over {runs} runs the mean {names[worst]} is {mean:.3g}{share}: {far} (limit {limit:.1f} standard "
         f"errors, false alarms {FALSE_ALARM:g}).",
     )
+    known = size > 0
+    if not known.any():
+        return f"{runs} runs; all of them are exact"
+    detectable = float(np.median((limit + stats.norm.isf(1 - POWER)) * (spread[known] / size[known])))
     return (
         f"{runs} runs; finds a bias of {detectable:.2g} times the value with a probability of {POWER:.0%}; "
         f"false alarms {FALSE_ALARM:g}"
