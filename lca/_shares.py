@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def shared_losses(objectives: Mapping[str, Objective], estimator: "Estimator") -> dict[str, str]:
-    """The losses that are measured beside a `Sum` of their own parts (`Sum.whole`), with the name of that.
+    """Losses that are measured beside a `Sum` of their own parts (`Sum.whole`): its name for each of theirs.
 
     Their allocation is that of the `Sum`, whose gradients are taken once and counted in the ``cost`` of the
     whole loss. Only for estimators of the full loss.

@@ -122,7 +122,7 @@ class Stateful(Protocol):
 
 @runtime_checkable
 class Selective(Protocol):
-    """An objective that differentiates only some of its tensors, and others when asked to.
+    """An objective that differentiates some of its tensors by default, and others on request.
 
     Gradients of frozen layers would cost time and are mostly not needed: a parameter that does not move is
     allocated 0 whatever its gradient is. Estimators request the gradient of every parameter that moves, also

@@ -104,11 +104,12 @@ class DryRun:
         )
 
     def check(self, gradients: Sequence[Any]) -> None:
-        """Raise `LCAError` if dry runs cannot find the update of θ without a part of the batch.
+        """Raise `LCAError` if the updates of a dry run of the optimizer would be wrong.
 
-        The optimizer has to add up the repeated rows of `tf.IndexedSlices`, and to update θ whatever the
-        gradients of variables outside θ are. ``gradients`` are those that it is about to apply. Costs two dry
-        runs for each of the two that has to be checked.
+        A dry run finds the update of θ for other gradients, as those without a micro-batch. It is right if
+        the optimizer adds up repeated rows of `tf.IndexedSlices`, and if the update of θ does not depend on
+        the gradients of other variables. Either is checked where it matters, by two dry runs with
+        ``gradients``, those that the optimizer is about to apply.
         """
         pairs = [(g, v) for g, v in zip(gradients, self._trained, strict=True) if g is not None]
         if any(isinstance(gradient, tf.IndexedSlices) for gradient, _ in pairs):

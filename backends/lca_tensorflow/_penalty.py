@@ -24,8 +24,8 @@ class Penalty:
     """``R(θ)``, a function of the parameters alone: a term of its own in a `lca.Sum`; an `lca.Objective`.
 
     The regularizers of a model do not need it: `Objective.by_term` makes them a term. Variables that the
-    function reads besides the tensors, and Python values that it has from outside, may change during a run:
-    they are its state.
+    function reads besides the tensors, and Python values that it captures, are its state and may change
+    during a run.
 
     Parameters
     ----------

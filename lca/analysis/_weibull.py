@@ -50,7 +50,7 @@ class WeibullFit:
 
     @property
     def distance_limit(self) -> float:
-        """``0.874 / √n``: 95 % of samples of n independent entries of a Weibull distribution are closer.
+        """``0.874 / √n``: n independent entries of a Weibull distribution lie within it in 95 % of samples.
 
         A larger distance says that the distribution is another one, or that the entries depend on each
         other, as those of neighbouring steps do. A smaller one says that n entries do not show a difference.

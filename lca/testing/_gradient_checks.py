@@ -195,6 +195,7 @@ LARGEST_SINGLE = float(np.finfo(np.float32).max) / 4
 
 
 def _has_both(subject: ObjectiveSubject) -> bool:
+    """Whether the dtypes are float32 and float64."""
     return set(subject.dtypes) == {"float32", "float64"}
 
 
@@ -325,6 +326,7 @@ HALVINGS: dict[Any, int] = {np.float64: 44, np.float32: 16}
 
 
 def _takes_batches(subject: ObjectiveSubject) -> bool:
+    """Whether batches are declared."""
     return bool(subject.batches)
 
 

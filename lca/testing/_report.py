@@ -73,7 +73,8 @@ class Check:
     cases
         A function from the subject to the hypothesis strategy of its cases; ``None`` for a statistical check.
     applies
-        A function that says whether the law applies to a subject.
+        A function that says whether the law applies to a subject. The first line of its docstring, "Whether
+        ...", tells the condition in reports.
     part
         A costly law is checked on one of so many samples, and on one at least.
     """
@@ -88,6 +89,17 @@ class Check:
     def description(self) -> str:
         """The first line of the law's docstring."""
         return (self.law.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def condition(self) -> str:
+        """On what condition the law applies, as ``"only if ..."``; empty if the docstring does not say so.
+
+        >>> def signed(subject): "Whether the values have signs."
+        >>> Check("signs", print, None, signed).condition
+        'only if the values have signs'
+        """
+        said, whether, condition = (self.applies.__doc__ or "").partition("\n")[0].partition("Whether ")
+        return f"only if {condition.removesuffix('.')}" if whether and not said else ""
 
     def run(self, subject: Any, *, samples: int = 20, seed: int = 0, shrink: bool = True) -> Tally:
         """Check the law on ``samples`` random cases.
@@ -194,7 +206,7 @@ class Result:
     message
         Why it failed.
     tally
-        What it counted, such as the number of cases.
+        What it counted, such as the number of cases; why it is not applicable.
     seconds
         How long it took.
 
@@ -283,7 +295,7 @@ class BoundCheck:
                 return Result(
                     self.check, "UNDECLARED PASS", f"declared to fail, but does not apply: {reason}"
                 )
-            return Result(self.check, "not applicable")
+            return Result(self.check, "not applicable", tally=Tally(note=self.check.condition))
         began, tally, message = time.perf_counter(), Tally(), ""
         try:
             tally = self._run()
@@ -392,9 +404,8 @@ class Report:
         )
         lines = [f"{self.subject}:"]
         for r in tried:
-            shown = (
-                f"  {r.check.name:<{names}}  {r.status:<15}  {_tried(r):<{tallies}}  {r.check.description}"
-            )
+            said = (r.status == "not applicable" and r.tally.note) or r.check.description
+            shown = f"  {r.check.name:<{names}}  {r.status:<15}  {_tried(r):<{tallies}}  {said}"
             lines.append(shown.rstrip())
         shown_by: dict[str, str] = {}  # what a message says first, and the check that shows it whole
         for r in sorted(self.results, key=lambda r: r.check.name not in COMPARED):
@@ -406,7 +417,7 @@ class Report:
         skipped = [r.check.name for r in self.results if r.status == "skipped"]
         more = f" and {len(skipped) - MOST_NAMES} more" if len(skipped) > MOST_NAMES else ""
         lines += ["", f"  skipped: {', '.join(skipped[:MOST_NAMES])}{more}"] if skipped else []
-        noted = [f"  {r.check.name}: {r.tally.note}" for r in self.results if r.tally.note]
+        noted = [f"  {r.check.name}: {r.tally.note}" for r in tried if r.tally.note and _tried(r)]
         lines += ["", *noted] if noted else []
         counts = [f"{n} {status}" for status, n in _count(r.status for r in self.results).items()]
         seconds = sum(r.seconds for r in self.results)

@@ -7,6 +7,7 @@ from zlib import crc32
 
 import numpy as np
 
+from lca import tolerances
 from lca.allocation import Allocator
 from lca.estimators._stochastic import StochasticEstimator
 from lca.layout import Layout
@@ -64,7 +65,8 @@ class SampledRidges:
     def random(cls, degree: int, rng: np.random.Generator, *, weighted: bool = True) -> Self:
         """30 to 50 examples and 3 to 8 parameters in three tensors; a polynomial of at most degree + 1.
 
-        Examples with a large slope weigh more, so that a mean without weights is another one.
+        Examples with a large slope weigh more, so that a mean without weights is another one. The power is 1
+        or even: an odd one has no minimum, and training on it ends in infinite numbers.
         """
         n, shapes = int(rng.integers(30, 51)), ((), (1, int(rng.integers(1, 4))), (int(rng.integers(1, 5)),))
         layout = Layout(("b.scale", "a.weight", "10"), shapes)
@@ -72,7 +74,8 @@ class SampledRidges:
         heights = rng.gamma(2.0, size=(n, 3)) / 3
         directions = rng.normal(size=(3, layout.size)) / np.sqrt(layout.size)
         weight = np.exp(0.7 * slopes[:, 0]) if weighted else None
-        return cls(slopes, heights, directions, min(degree + 1, TOP_POWER), weight, layout)
+        power = min(degree + 1, TOP_POWER)
+        return cls(slopes, heights, directions, power - power % 2 or 1, weight, layout)
 
     @classmethod
     def skewed(cls, degree: int, rng: np.random.Generator) -> Self:
@@ -138,6 +141,14 @@ class SampledRidges:
         allocation: Array = (end - start) * gradient
         return allocation
 
+    def rounding(self, start: Array, end: Array) -> float:
+        """By how much values of a step, or their standard errors, may differ from those without rounding."""
+        largest = np.maximum(abs(self.directions @ start), abs(self.directions @ end)) ** (self.power - 1)
+        share = self.share
+        gradient = share @ np.abs(self.slopes) + (share @ self.heights * largest) @ np.abs(self.directions)
+        mass = float(np.abs(end - start) @ gradient)
+        return tolerances.polynomial(mass, self.power, tolerances.EPS64, self.n_examples)
+
     def _loss_and_grad(self, theta: Array, batch: Batch | None) -> tuple[float, Array]:
         self.layout.check(theta, "theta")
         if batch is None:
@@ -194,7 +205,7 @@ def _uneven_cuts(parts: int) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """The errors of many runs.
+    """The errors of many runs; errors and standard errors that may be rounding are 0.
 
     Attributes
     ----------
@@ -231,7 +242,7 @@ def errors_of_runs(
     def one_run(run: int) -> "_OneRun":
         trained = training_run(objective, estimator, kit_rng(seed, 1, run), steps=steps)
         allocate_step = estimator.reseeded(seed * 1_000_003 + run).start(objective)
-        return _one_run(allocate_step, trained, objective.exact_allocation)
+        return _one_run(allocate_step, trained, objective)
 
     return _together([one_run(run) for run in range(runs)])
 
@@ -239,44 +250,59 @@ def errors_of_runs(
 def errors_on_long_steps(estimator: StochasticEstimator, runs: int, seed: int, *, alike: bool) -> Errors:
     """The same of runs over one series of long steps, for an estimator that requires no fields.
 
-    All examples are ``alike``, or in the order of their curvature.
+    All examples are ``alike``, or in the order of their curvature. Where they are alike, the loss has a
+    higher degree than the declared one, up to which random nodes may be exact, and errors are those against
+    the mean over the runs: their spread is right whatever the mean is.
     """
     rng = kit_rng(seed, 2)
     objective = SampledRidges.random(estimator.degree, rng, weighted=False)
     heights = np.sort(objective.heights, axis=0) ** 2
+    power = min(estimator.degree + 1, TOP_POWER)
     if alike:
-        heights = np.broadcast_to(heights.mean(axis=0), heights.shape)
+        heights, power = np.broadcast_to(heights.mean(axis=0), heights.shape), TOP_POWER
         objective = replace(objective, slopes=np.zeros_like(objective.slopes))
-    objective = replace(objective, heights=heights)
+    objective = replace(objective, heights=heights, power=power)
     steps = list(Trajectory(rng.normal(size=(STEPS + 1, objective.layout.size))))
     starts = (estimator.reseeded(seed * 1_000_003 + run).start for run in range(runs))
-    return _together([_one_run(start(objective), steps, objective.exact_allocation) for start in starts])
+    return _together([_one_run(start(objective), steps, objective) for start in starts], centred=alike)
 
 
-_OneRun: TypeAlias = tuple[Array, Array, Array | None, Array | None, Array | None]
-"""The errors of a run (steps, K), its true totals (K,), and the standard errors: values, sums, field."""
+_OneRun: TypeAlias = tuple[Array, Array, Array, Array | None, Array | None, Array | None]
+"""The errors of a run (steps, K), their rounding (steps, 1), the true totals (K,), and the standard errors:
+values, sums, field."""
 
 
-def _together(found: Sequence[_OneRun]) -> Errors:
-    errors, totals, *spreads = zip(*found, strict=True)
-    stderrs, run_stderrs, beside = (None if each[0] is None else np.array(each) for each in spreads)
+def _together(found: Sequence[_OneRun], *, centred: bool = False) -> Errors:
+    errors, rounding, totals, *spreads = (
+        None if each[0] is None else np.array(each) for each in zip(*found, strict=True)
+    )
+    assert errors is not None
+    assert rounding is not None
+    assert totals is not None
+    if centred:
+        errors = (errors - errors.mean(axis=0)) * np.sqrt(len(errors) / (len(errors) - 1))
+    stderrs, run_stderrs, beside = spreads
     return Errors(
-        np.array(errors),
+        _without(rounding, errors),
         np.abs(totals).mean(axis=0),
-        stderrs,
-        run_stderrs,
-        beside,
+        None if stderrs is None else _without(rounding, stderrs),
+        None if run_stderrs is None else _without(rounding.sum(axis=1), run_stderrs),
+        None if beside is None else _without(rounding, beside),
     )
 
 
-def _one_run(
-    allocate_step: Allocator, steps: Iterable[Step], exact: Callable[[Array, Array], Array]
-) -> _OneRun:
-    values, truth, stderrs = [], [], []
+def _without(rounding: Array, values: Array) -> Array:
+    """The values with 0 for those that may be rounding."""
+    return np.where(np.abs(values) <= rounding, 0.0, values)
+
+
+def _one_run(allocate_step: Allocator, steps: Iterable[Step], objective: SampledRidges) -> _OneRun:
+    values, truth, rounding, stderrs = [], [], [], []
     bars: ErrorBars | None = None
     for step in steps:
         a = allocate_step(step)
-        truth.append(exact(step.start, step.end))
+        truth.append(objective.exact_allocation(step.start, step.end))
+        rounding.append([objective.rounding(step.start, step.end)])
         values.append(a.values)
         stderrs.append(a.stderr)
         if a.replicates:
@@ -286,5 +312,5 @@ def _one_run(
     errors, total = np.array(values) - np.array(truth), np.sum(truth, axis=0)
     field = None if any(stderr is None for stderr in stderrs) else np.array(stderrs)
     if bars is not None:
-        return errors, total, bars.per_step(), bars.stderr(), field
-    return errors, total, field, None, None
+        return errors, np.array(rounding), total, bars.per_step(), bars.stderr(), field
+    return errors, np.array(rounding), total, field, None, None

@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 
 from lca.estimators._stochastic import StochasticEstimator
+from lca.testing._estimator_checks.law import is_sampled
 from lca.testing._laws import require
 from lca.testing._replicated import EXAMPLES, Replicated, with_fields
-from lca.testing._report import Check
 from lca.testing._sampled_runs import Errors, SampledRidges, errors_of_runs, errors_on_long_steps
 from lca.testing._stochastic_checks import (
     FALSE_ALARM,
     RUNS_PER_SAMPLE,
     draws_nodes,
     has_error_bars,
+    is_unbiased,
     names_of,
     require_zero_mean,
+    statistical,
     with_sum,
 )
 from lca.testing.problems import network
@@ -202,9 +204,12 @@ def _require_spread(found: Errors) -> str:
     require(found.stderrs is not None, "standard errors are stated for some steps only.")
     assert found.stderrs is not None
     squares, stated = found.errors**2, found.stderrs**2
-    # Every value counts the same, whatever its size.
-    size = np.maximum(squares.mean(axis=0), np.finfo(np.float64).tiny)
-    excess = ((squares - stated) / size).mean(axis=(1, 2))[:, None]
+    # Every value counts the same, whatever its size, if it is not exact in all runs.
+    error, said = squares.mean(axis=0), stated.mean(axis=0)
+    size, counted = np.where(error > 0, error, said), (error > 0) | (said > 0)
+    if not counted.any():
+        return f"{len(squares)} runs; all values are exact, and their standard errors 0"
+    excess = ((squares - stated)[:, counted] / size[counted]).mean(axis=1)[:, None]
     return require_zero_mean(excess, np.ones(1), ["(error² - stderr²) / mean error² of all values"])
 
 
@@ -224,34 +229,33 @@ def spread_of_random_nodes_is_calibrated(estimator: StochasticEstimator, samples
     return _require_spread(found)
 
 
-def _applies_to_random_nodes(estimator: StochasticEstimator) -> bool:
-    """Whether its points are random, its values unbiased, and any step can be measured."""
-    return estimator.unbiased is True and not estimator.required_fields and draws_nodes(estimator)
+def _has_scores(estimator: StochasticEstimator) -> bool:
+    """Whether the estimator is sampled, declares ``unbiased = True``, and requires scores."""
+    return is_unbiased(estimator) and "scores" in estimator.required_fields
+
+
+def _measures_any_step(estimator: StochasticEstimator) -> bool:
+    """Whether the nodes are random, ``unbiased`` is True, and no fields are required."""
+    return is_unbiased(estimator) and not estimator.required_fields and draws_nodes(estimator)
+
+
+def _states_their_spread(estimator: StochasticEstimator) -> bool:
+    """Whether the nodes are random, ``unbiased`` is True, no fields are required, and errors are stated."""
+    return _measures_any_step(estimator) and has_error_bars(estimator)
 
 
 SAMPLING_CHECKS = [
-    Check(
-        law.__name__,
-        law,
-        None,
-        lambda estimator, applies=applies: isinstance(estimator, StochasticEstimator) and applies(estimator),  # type: ignore[misc]
-    )
+    statistical(law, applies)
     for law, applies in (
-        (every_example_is_drawn, lambda estimator: estimator.unbiased is True),
-        (large_data_sets_are_sampled, lambda estimator: True),
-        (steps_draw_samples_of_their_own, lambda estimator: True),
-        (samples_do_not_recur, lambda estimator: True),
-        (mean_and_spread_last_in_long_runs, lambda estimator: estimator.unbiased is True),
-        (mean_is_right_for_skewed_examples, lambda estimator: estimator.unbiased is True),
-        (
-            mean_is_right_for_misleading_scores,
-            lambda estimator: estimator.unbiased is True and "scores" in estimator.required_fields,
-        ),
+        (every_example_is_drawn, is_unbiased),
+        (large_data_sets_are_sampled, is_sampled),
+        (steps_draw_samples_of_their_own, is_sampled),
+        (samples_do_not_recur, is_sampled),
+        (mean_and_spread_last_in_long_runs, is_unbiased),
+        (mean_is_right_for_skewed_examples, is_unbiased),
+        (mean_is_right_for_misleading_scores, _has_scores),
         (spread_of_all_values_is_calibrated, has_error_bars),
-        (nodes_and_examples_are_drawn_apart, _applies_to_random_nodes),
-        (
-            spread_of_random_nodes_is_calibrated,
-            lambda estimator: _applies_to_random_nodes(estimator) and has_error_bars(estimator),
-        ),
+        (nodes_and_examples_are_drawn_apart, _measures_any_step),
+        (spread_of_random_nodes_is_calibrated, _states_their_spread),
     )
 ]

@@ -1,5 +1,6 @@
 """The runner of checks: what counts as a failure, and what a report contains."""
 
+import re
 from textwrap import dedent
 
 import numpy as np
@@ -91,6 +92,22 @@ def test_a_check_that_does_not_apply_is_reported():
     report = run_checks([check(holds), check(crashes, applies=inapplicable)], None)
     assert statuses(report) == {"holds": "passed", "crashes": "not applicable"}
     assert "1 not applicable" in str(report)
+
+
+def signed(subject):
+    """Whether the values have signs.
+
+    And no more than that.
+    """
+    return False
+
+
+def test_a_check_that_does_not_apply_gives_the_reason():
+    report = run_checks([check(holds), check(crashes, applies=signed)], None)
+    reasons = {row["check"]: row["note"] for row in report.rows()}
+    assert reasons == {"holds": "", "crashes": "only if the values have signs"}
+    assert re.search("crashes  not applicable +only if the values have signs\n", str(report))
+    assert str(report).count("signs") == 1
 
 
 def test_nothing_applied_is_refused():

@@ -56,6 +56,11 @@ def test_every_check_rejects_a_subject_named_for_it(title):
     assert named == {check.name for check in kind.checks} - ELSEWHERE
 
 
+def test_every_check_of_an_estimator_says_to_which_it_applies():
+    silent = {check.name for check in ZOO["estimators"].checks if not check.condition}
+    assert silent == {"declarations_are_complete"}, "all others do not apply to some estimators"
+
+
 @pytest.mark.parametrize("kind", ZOO.values(), ids=list(ZOO))
 def test_every_incorrect_subject_has_a_description_of_its_own(kind):
     bugs = [wrong.bug for wrong in kind.wrong.values()]

@@ -15,7 +15,7 @@ from lca.estimators import Integral, Path
 from lca.objective import Evaluation
 from tests.meta.animals import Altered, Wrong
 from tests.meta.zoo_cheap import PAIR
-from tests.meta.zoo_stochastic import Changed, RandomPoints, antithetic
+from tests.meta.zoo_stochastic import Changed, PairsOfPoints, RandomPoints, antithetic
 
 # --- estimators of the full loss -------------------------------------------------------------------------
 
@@ -201,6 +201,19 @@ WRONG_RUNS: dict[str, Wrong] = {
 WRONG_NODES: dict[str, Wrong] = {
     "antithetic pair": Wrong(
         "an antithetic pair counted as two replicates", SPREAD, lambda: RandomPoints(points=antithetic)
+    ),
+    **{
+        f"antithetic pair, degree {degree}": Wrong(
+            f"an antithetic pair counted as two replicates by an estimator of degree {degree}",
+            SPREAD,
+            lambda degree=degree: RandomPoints(points=antithetic, degree=degree),
+        )
+        for degree in (0, 1, 2)
+    },
+    "narrow pairs of points": Wrong(
+        "three quarters of the spread of pairs that are exact up to the declared degree",
+        SPREAD,
+        lambda: PairsOfPoints(samples=4, points=antithetic, degree=1, spread=0.75),
     ),
     "one point for both": Wrong(
         "two samples at one random point counted as independent",

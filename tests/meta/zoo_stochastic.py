@@ -9,7 +9,15 @@ import numpy as np
 
 from lca import RIGHT, TRAPEZOID
 from lca.allocation import Cost
-from lca.estimators import Integral, NextBatch, Path, SameBatch, SampledPathIntegral
+from lca.estimators import (
+    Integral,
+    NextBatch,
+    Path,
+    SameBatch,
+    SampledPathIntegral,
+    Sampler,
+    gradient_on,
+)
 from lca.objective import Evaluation
 from tests.meta.animals import Wrong
 from tests.meta.zoo_cheap import MEAN, OF_STEPS, PAIR, RIGHT_CHEAP, WRONG_CHEAP, Sampling
@@ -131,8 +139,8 @@ class RandomPoints:
     seed: int = 0
     points: Callable[[np.random.Generator, int], np.ndarray] = independent
     spread: float = 1.0
+    degree: int = 3
     target = "probe"
-    degree = 3
     unbiased = True
     bias = "none"
     required_fields = ()
@@ -162,12 +170,65 @@ class RandomPoints:
             integral = Integral(segment)
             for node in nodes:
                 integral.add(1 / self.samples, node)
-            copies = [node.grad * (step.end - step.start) for node in nodes]
+            copies = self.replicates([node.grad * (step.end - step.start) for node in nodes])
             mean = np.mean(copies, axis=0)
             copies = [mean + (copy - mean) * self.spread for copy in copies]
             return integral.allocation({step.index + 0.5: copies})
 
         return allocate_step
+
+    def replicates(self, values):
+        return values
+
+
+class PairsOfPoints(RandomPoints):
+    """Pairs of points s and 1 - s, each pair a replicate: exact where the gradient is linear in s."""
+
+    def replicates(self, values):
+        half = len(values) // 2
+        return [(a + b) / 2 for a, b in zip(values[:half], values[half:], strict=True)]
+
+
+class AllData(RandomPoints):
+    """The mean of all data at the middle of each step, which is exact up to degree 1."""
+
+    @property
+    def cost(self):
+        return Cost(full_gradients=1)
+
+    def start(self, objective):
+        sampler = Sampler(objective, "uniform", floor=1.0, seed=self.seed)
+
+        def gradient_at(objective, point):
+            gradients = [gradient_on(objective, point.theta, part) for part in sampler.split(2)]
+            return Evaluation(nan, sum(gradients) / 2), Cost(full_gradients=1)
+
+        path = Path(objective, gradient_at, sampled=True, reuse_ends=False)
+
+        def allocate_step(step):
+            segment = path.segment(step)
+            integral, node = Integral(segment), segment.at(0.5)
+            integral.add(1.0, node)
+            value = node.grad * (step.end - step.start)
+            return integral.allocation({step.index + 0.5: [value, value]})
+
+        return allocate_step
+
+
+class AllDataAtTimes(RandomPoints):
+    """Random points in every third step, all data at the middle of the others."""
+
+    @property
+    def cost(self):
+        return Cost(full_gradients=2 / 3, examples=self.size * self.samples / 3)
+
+    @property
+    def largest_cost(self):
+        return Cost(full_gradients=1, examples=self.size * self.samples)
+
+    def start(self, objective):
+        exact, random = AllData(seed=self.seed).start(objective), super().start(objective)
+        return lambda step: exact(step) if step.index % 3 else random(step)
 
 
 RIGHT_STOCHASTIC = {
@@ -177,6 +238,10 @@ RIGHT_STOCHASTIC = {
     "antithetic nodes": MonteCarloNodes(antithetic),
     "stratified nodes": MonteCarloNodes(stratified),
     "random points": RandomPoints(),
+    **{f"random points, degree {degree}": RandomPoints(degree=degree) for degree in (0, 2, 6)},
+    "pairs of points": PairsOfPoints(samples=4, points=antithetic, degree=1),
+    "all data": AllData(degree=1),
+    "all data at times": AllDataAtTimes(degree=0),
     **RIGHT_CHEAP,
 }
 

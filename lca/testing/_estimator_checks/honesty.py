@@ -341,6 +341,7 @@ def float32_agrees_with_float64(estimator: Estimator, problem: Problem) -> None:
 
 
 def _requires_fields(estimator: Estimator) -> bool:
+    """Whether fields of the step are required."""
     return bool(required_fields_of(estimator))
 
 

@@ -31,6 +31,7 @@ from lca.testing._estimator_checks.law import (
     between,
     exact_problem,
     has_fixed_nodes,
+    is_sampled,
     law_into,
     measures_full_loss,
     run,
@@ -351,10 +352,12 @@ def _require_state(row: StepAllocation, step: Step, problem: Problem, scheduled:
     return truth["state_change"]
 
 
-@law(
-    lambda estimator: st.tuples(anything(estimator.degree + 1), seeds),
-    lambda estimator: isinstance(estimator, StochasticEstimator) and has_fixed_nodes(estimator),
-)
+def _samples_at_fixed_nodes(estimator: Estimator) -> bool:
+    """Whether the estimator is sampled, and its nodes are not random."""
+    return is_sampled(estimator) and has_fixed_nodes(estimator)
+
+
+@law(lambda estimator: st.tuples(anything(estimator.degree + 1), seeds), _samples_at_fixed_nodes)
 def samples_are_in_the_state_of_the_step(estimator: Estimator, case: tuple[Problem, int]) -> None:
     """Samples are evaluated in the state in which the step begins, not in that before or that of the model.
 
@@ -370,10 +373,21 @@ def samples_are_in_the_state_of_the_step(estimator: Estimator, case: tuple[Probl
         _require_values(estimator, problem, a, step, what, factor=factor)
 
 
-@law(
-    lambda estimator: unrelated_losses(estimator.degree + 1),
-    lambda estimator: has_fixed_nodes(estimator) and _samples_sums(estimator),
-)
+def _samples_sums(estimator: Estimator) -> bool:
+    """Whether the estimator is sampled, its nodes are not random, and it measures a `lca.Sum`.
+
+    Most raise an error, as it is not `Sampled`.
+    """
+    if not _samples_at_fixed_nodes(estimator):
+        return False
+    terms = {name: Quadratic(np.eye(1)) for name in ("first", "second")}
+    with suppress(Exception):
+        run(estimator, Sum(dict(terms)), [Step(np.zeros(1), np.ones(1))])
+        return True
+    return False
+
+
+@law(lambda estimator: unrelated_losses(estimator.degree + 1), _samples_sums)
 def no_term_of_a_sampled_sum_is_left_out(estimator: Estimator, case: Losses) -> None:
     """The values of a `lca.Sum` of sampled losses are those of all its terms, which have their own."""
     losses = {name: p for name, p in case.items() if _degree(p) <= estimator.degree + 1}
@@ -389,17 +403,6 @@ def no_term_of_a_sampled_sum_is_left_out(estimator: Estimator, case: Losses) -> 
         for name, row in a.terms.items():
             require(name in losses, f"step {a.step}: there is no term {name!r}.")
             require_close(row.values, expected[name], allowed[name], f"{of} of the term {name!r}")
-
-
-def _samples_sums(estimator: Estimator) -> bool:
-    """Whether a stochastic estimator measures a `lca.Sum`; others raise an error, as it is not `Sampled`."""
-    if not isinstance(estimator, StochasticEstimator):
-        return False
-    terms = {name: Quadratic(np.eye(1)) for name in ("first", "second")}
-    with suppress(Exception):
-        run(estimator, Sum(dict(terms)), [Step(np.zeros(1), np.ones(1))])
-        return True
-    return False
 
 
 def _random_state(rng: np.random.Generator) -> State:

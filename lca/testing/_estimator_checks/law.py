@@ -26,17 +26,25 @@ Applies = Callable[[Estimator], bool]
 
 
 def measures_full_loss(estimator: Estimator) -> bool:
-    """Whether the values have no random part, and the losses are measured."""
+    """Whether the full loss is measured, without samples."""
     return estimator.target == "full" and not isinstance(estimator, StochasticEstimator)
+
+
+def is_sampled(estimator: Estimator) -> bool:
+    """Whether the estimator is sampled."""
+    return isinstance(estimator, StochasticEstimator)
 
 
 def is_any(estimator: Estimator) -> bool:
     """Whether the estimator declares what the laws of all estimators need."""
-    return measures_full_loss(estimator) or isinstance(estimator, StochasticEstimator)
+    return measures_full_loss(estimator) or is_sampled(estimator)
 
 
 def has_fixed_nodes(estimator: Estimator) -> bool:
-    """Whether each value, and not only its mean, is exact where all examples agree."""
+    """Whether the nodes are not random.
+
+    Each value, and not only its mean, is then exact where all examples agree.
+    """
     with suppress(Exception):  # whatever is wrong with it, the laws will show it
         return is_any(estimator) and not has_random_nodes(estimator)
     return is_any(estimator)

@@ -109,9 +109,14 @@ def runs_are_independent(estimator: Estimator, problem: Problem) -> None:
         require(a.cost == b.cost, f"step {a.step}: another run changed the cost, {a.cost} to {b.cost}.")
 
 
+def _can_be_resumed(estimator: Estimator) -> bool:
+    """Whether the full loss is measured, and the estimator has a method ``resume``."""
+    return measures_full_loss(estimator) and isinstance(estimator, Resumable)
+
+
 @law(
     lambda estimator: st.booleans().flatmap(lambda long: sixty_steps() if long else any_problem(estimator)),
-    lambda estimator: measures_full_loss(estimator) and isinstance(estimator, Resumable),
+    _can_be_resumed,
 )
 def a_resumed_run_goes_on(estimator: Estimator, problem: Problem) -> None:
     """A run resumed with the ``memory`` of its last step goes on as if there had been no interruption."""

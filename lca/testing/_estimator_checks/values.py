@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from lca import tolerances
 from lca.allocation import Estimator, StepAllocation
-from lca.estimators._stochastic import StochasticEstimator
 from lca.testing._domain import anything
 from lca.testing._estimator_checks.law import (
     any_problem,
     between,
     in_dtype,
+    is_sampled,
     law_into,
     measures_full_loss,
     run,
@@ -160,7 +160,7 @@ def _vectors(a: StepAllocation) -> dict[str, Array]:
     return found
 
 
-@law(any_problem, lambda estimator: isinstance(estimator, StochasticEstimator))
+@law(any_problem, is_sampled)
 def replicates_add_up_to_the_values(estimator: Estimator, problem: Problem) -> None:
     """Where all examples agree, the means of the replicates of all nodes add up to ``values``."""
     for a in run(estimator, problem.objective, problem.trajectory):
