@@ -34,6 +34,11 @@ SAME_BATCH = (
     "one update from each batch, or use SampledPathIntegral"
 )
 
+OTHER_OPTIMIZERS = (
+    "optimizers take turns and lower losses of their own (GAN, actor and critic): make a tracker for each "
+    "model with its optimizer"
+)
+
 
 def other_size(measured: int, trained: int) -> str:
     """The cause that a loss which depends on the size of its batches is measured with another one."""

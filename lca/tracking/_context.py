@@ -52,6 +52,9 @@ class LoopContext(ABC):
     irregular
         Why the update supplied last may lack fields that others have, as what it did; empty if it is like
         others.
+    apart
+        Why the gradient of the update supplied last is not that of the loss which the update before lowers,
+        as what it did; empty if nothing shows that.
     gradient_on
         Takes the gradient of the measured loss on a batch, at the parameters as they are.
     measured_eps
@@ -67,7 +70,7 @@ class LoopContext(ABC):
     def __init__(self, requested: Callable[[], Collection[str]]) -> None:
         self._requested = requested
         self.accumulation = Accumulation()
-        self.irregular = ""
+        self.irregular = self.apart = ""
         self.gradient_on: Callable[[Batch], Vector] | None = None
         self.measured_eps: Callable[[], float] = lambda: 0.0
         self.weight_of: Callable[[Batch], float] | None = None
@@ -162,7 +165,7 @@ class LoopContext(ABC):
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         """The values of these fields of `lca.Step`, as far as the loop has supplied them."""
         self._end_micro_batch()
-        self.irregular = _WEIGHTLESS if self._weightless else ""
+        self.irregular, self.apart = _WEIGHTLESS if self._weightless else "", ""
         found: dict[str, Any] = {}
         if "batch" in fields and self._batches:
             self._contents.require_unwritten(self._batches)
@@ -178,7 +181,7 @@ class LoopContext(ABC):
                 np.concatenate([scores.index for scores in self._scores]),
                 np.concatenate([scores.values for scores in self._scores]),
             )
-        if self._batches or ("gradient" in found and not self._begun):
+        if not self.apart and (self._batches or ("gradient" in found and not self._begun)):
             self.seen.add(self._batches)
         return found
 

@@ -11,7 +11,7 @@ from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.frameworks import ModelObjective
 from lca.layout import check_same_layout
 from lca.objective import Batch, Objective, Sum, evaluate, leaves
-from lca.tracking._causes import SAME_BATCH, other_size
+from lca.tracking._causes import OTHER_OPTIMIZERS, SAME_BATCH, other_size
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca.tracking._epochs import EpochLength
 from lca.tracking._follower import LiveTheta
@@ -77,6 +77,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         live = self._live_theta(parameters)
         self._weigh_as_measured(live)
         self._updates_seen = 0
+        self._turns = 0  # updates of another loss than the one before
         self._told: set[str] = set()
         self._examples = self._largest = 0  # in an update, and in one of its micro-batches, as far as known
         if len(optimizers) > 1:  # which take turns, so that an epoch of updates is not one of batches
@@ -197,7 +198,12 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
                 self._warn_of_training()
             self._look_at_batches()
         found = self._context.supply(fields)
-        self._session.skips.note(self.steps, self._context.irregular, first=self._context.accumulation.first)
+        own = self._context
+        self._session.skips.note(self.steps, own.irregular, first=own.accumulation.first, apart=own.apart)
+        self._turns += bool(own.apart)
+        if self._turns > 1 and not self._judges_by_next:  # what judges by the next update skips such steps
+            self._session.note_cause(OTHER_OPTIMIZERS)
+            self._warn_once(_OTHER_OPTIMIZERS, ["the optimizers"])
         return found
 
     def _warn_of_training(self) -> None:
@@ -387,6 +393,12 @@ _SAME_BATCH = (
     "{names} were made from the batch of the update before. {estimator} judges a step by the batch of the "
     "next one, which has caused the step there: sums are tens of per cent too large, or more. Make one "
     "update from each batch."
+)
+_OTHER_OPTIMIZERS = (
+    "{names} take turns, and one takes no gradient of what another moves, so they may lower losses of their "
+    "own. {estimator} takes the gradient of each for that of the measured loss: if it is not, even the signs "
+    "of layers may be wrong. Make a tracker for each model with its optimizer (GAN, actor and critic); if "
+    "each optimizer lowers the measured loss, ignore this."
 )
 _INSTEAD = (
     " To allocate the measured loss use lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or "

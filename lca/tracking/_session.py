@@ -290,7 +290,7 @@ class Session:
         A step that lacks a required field is skipped if an earlier one had it, or if the update that should
         have it is irregular (``skips``); otherwise this raises `IncompleteStepError`.
         """
-        step = self.skips.without_small_gradient(step)
+        step = self.skips.without_other_gradient(self.skips.without_small_gradient(step))
         try:
             found = self._allocate(step)
         except IncompleteStepError as error:
