@@ -364,6 +364,10 @@ class Session:
         changes = {name: self._final[name] - self._ends[name] for name in self.objectives}
         return ", ".join(f"{name} {change:+.6g}" for name, change in changes.items() if change)
 
+    def warn_of_rest(self) -> None:
+        """Warn if the sums of the run miss more of the measured change than has been warned of."""
+        self._check.warn_of_rest()
+
     def warn_of_misses(self) -> None:
         """Warn if the allocations miss much of the loss change of the run."""
         self._misses.warn()
