@@ -50,6 +50,7 @@ from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, reade
 from lca_torch._form import HALF, Cast, Precision, VectorForm, Vectors
 from lca_torch._hints import loss_advice, weight_hint
 from lca_torch._identity import Identity
+from lca_torch._moving_buffers import moved_after_use
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
 from lca_torch._policies import (
     RandomStates,
@@ -134,7 +135,7 @@ class TorchLoss(ModelLoss):
             self._kept = self._kept if kept is None else kept
             policies = normalisation_policies(model, batch_norm, self._kept)
             self.mixes_examples = mixes_examples(model, policies)
-            self._buffers = frozenset(name for name, _ in model.named_buffers())
+            self._moved_after = moved_after_use(model)
             made = Replica(model, batch_loss, loss_fn, self._own, policies, self._prefix)
             self._adapt(made)
             made.function = torch.compile(made.batch_loss) if compile else made.batch_loss
@@ -202,8 +203,8 @@ class TorchLoss(ModelLoss):
         return self._state
 
     def moved_by_forward(self) -> Collection[str]:
-        """The model's own buffers."""
-        return self._buffers
+        """The model's own buffers, but for those that a forward pass moves before it uses them."""
+        return self._moved_after
 
     def what_changed(self) -> str:
         """The last change of the Python side of the model or the loss, in words."""

@@ -1,0 +1,29 @@
+"""Which buffers of a model its forward pass moves after it has used them."""
+
+from torch import nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
+
+
+def moved_after_use(model: nn.Module) -> frozenset[str]:
+    """The names of all buffers, as of running statistics, without those of spectral norms.
+
+    A forward pass of training moves the vectors of a spectral norm first, and divides by the norm that the
+    new ones give.
+
+    >>> norm = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))
+    >>> sorted(moved_after_use(nn.Sequential(norm, nn.BatchNorm1d(2))))
+    ['1.num_batches_tracked', '1.running_mean', '1.running_var']
+    """
+    return frozenset(
+        f"{name}.{buffer}".lstrip(".")
+        for name, module in model.named_modules()
+        for buffer in module._buffers.keys() - _moved_before_use(module)
+    )
+
+
+def _moved_before_use(module: nn.Module) -> set[str]:
+    if isinstance(module, _SpectralNorm):
+        return {"_u", "_v"}
+    hooks = module._forward_pre_hooks.values()  # of the older function, which keeps them in the layer
+    return {f"{hook.name}_{which}" for hook in hooks if isinstance(hook, SpectralNorm) for which in "uv"}
