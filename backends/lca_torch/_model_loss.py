@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lca.by_example import ExampleSlopes, GroupMovement
-from lca.errors import LCAError
+from lca.errors import DataError, LCAError
 from lca.frameworks import (
     BatchNorm,
     Frozen,
@@ -48,7 +48,7 @@ from lca_torch._checks import (
 from lca_torch._data import Unchanged, refuse_arrays
 from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, reader_of_example_losses
 from lca_torch._form import HALF, Cast, Precision, VectorForm, Vectors
-from lca_torch._hints import loss_advice, weight_hint
+from lca_torch._hints import loss_advice, sample_hint, weight_hint
 from lca_torch._identity import Identity
 from lca_torch._moving_buffers import moved_after_use
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
@@ -276,7 +276,9 @@ class TorchLoss(ModelLoss):
         if self._batch is None:
             self._batch = batch
         self.weight_hint = weight_hint(self._loss_fn, batch)
-        self._learn(self._versions.current, batch)
+        if self._example_losses() is not None:
+            self.sample_hint = sample_hint(self._loss_fn, batch) or self.sample_hint
+        self._try_reading(batch)
         if switches_by_itself(self._versions.current.model):
             self._refuse_cached()
         unused: list[str] = []
@@ -429,6 +431,20 @@ class TorchLoss(ModelLoss):
         if replica.hooks:
             expected = self._two_losses(replica)
             replica.hooks.drop_unless(lambda: self._two_losses(replica) != expected)
+
+    def _try_reading(self, batch: PyTree) -> None:
+        """`_learn` for the first time, which says so if the loss raises in evaluation mode only."""
+        try:
+            self._learn(self._versions.current, batch)
+        except DataError as error:
+            made = self._replicate()
+            if isinstance(self._one_loss(made, 1.0, made.model.train), Exception):
+                raise
+            raise DataError(
+                f"{str(error).rstrip('.')}. In training mode it raises nothing, but it is measured in "
+                "evaluation mode, as after model.eval(). If the model returns losses in training mode only, "
+                "pass batch_loss=, a function of model and batch that calls model.train() first."
+            ) from error
 
     def _refuse_cached(self) -> None:
         """Refuse a model that computes in ``train()`` or ``eval()`` what its forward pass reads later."""

@@ -26,6 +26,10 @@ OTHER_DATA = (
 OTHER_LOSS = (
     "another loss is trained than measured (dropout, penalties, batch statistics): use SampledPathIntegral"
 )
+OTHER_GRADIENT = (
+    "the gradient of the measured loss is not its derivative (gradient reversal, straight-through "
+    "estimators, detached parts): the residual of lca.Adaptive shows how much is missing"
+)
 OTHER_GRADIENTS = "the loop changes gradients in a way that the estimator does not know"
 
 
@@ -120,7 +124,7 @@ def _of_samples(probe: SampledPathIntegral) -> list[str]:
         noise = "a few examples have far larger gradients than the others, which makes intervals too narrow: "
         noise += "use a larger size"
     cure = f"use {ADAPTIVE}" if probe.refine is not None else "use refine=0.03 or the rule lca.SIMPSON"
-    return [_large_steps(probe.rule, cure), noise]
+    return [_large_steps(probe.rule, cure), noise, OTHER_GRADIENT]
 
 
 def _of_batches(estimator: Estimator | None, supplied: Collection[str] | None) -> list[str]:
