@@ -30,7 +30,8 @@ _OTHER_LOSS = (
 )
 _FROZEN = (
     "lacks the gradient of parameters that the step moved, as they were frozen (requires_grad_(False)) in "
-    "between"
+    "between; where models take turns so, each with a loss of its own (GAN), make a tracker for each model "
+    "with its optimizer"
 )
 
 
@@ -75,6 +76,7 @@ class Loop(LoopContext):
         self._reached: set[int] = set()  # parameters that a backward pass of the update has reached
         self._last: _Turn | None = None  # the update before, if it was followed, as this one may be
         self._followed = False
+        self._owned = set[frozenset[int]]()  # what each optimizer that has made an update owns
         self._theta: Tensor | None = None  # the parameters when this update was first looked at
         self._moved = False  # whether they have changed since
         self._used = 0  # updates of which the gradient was used
@@ -114,7 +116,10 @@ class Loop(LoopContext):
 
     def update_made(self, optimizer: torch.optim.Optimizer) -> None:
         """The update was made by this optimizer: raise `LCAError` if its formula is another."""
-        self._last = self._turn(optimizer) if self._followed else None
+        self._last = None
+        if self._followed:
+            self._last = self._turn(optimizer)
+            self._owned.add(self._last.owned)
         if self._check is not None:
             self._check.update_made()
 
@@ -308,6 +313,11 @@ class Loop(LoopContext):
         if self._last is None:
             return ""
         last, now = self._last, self._turn(self._optimizer)
+        apart = self._apart(last, now)
+        self.take_turns |= bool(apart) and last.owned != now.owned and now.owned in self._owned
+        return apart
+
+    def _apart(self, last: _Turn, now: _Turn) -> str:
         if last.owned & last.reached & now.frozen:
             return _FROZEN
         # What one of the two optimizers alone moves, though the other could take its gradient:

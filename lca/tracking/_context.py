@@ -55,6 +55,8 @@ class LoopContext(ABC):
     apart
         Why the gradient of the update supplied last is not that of the loss which the update before lowers,
         as what it did; empty if nothing shows that.
+    take_turns
+        Whether optimizers take turns, one of which takes no gradient of what another moves.
     gradient_on
         Takes the gradient of the measured loss on a batch, at the parameters as they are.
     measured_eps
@@ -71,6 +73,7 @@ class LoopContext(ABC):
         self._requested = requested
         self.accumulation = Accumulation()
         self.irregular = self.apart = ""
+        self.take_turns = False
         self.gradient_on: Callable[[Batch], Vector] | None = None
         self.measured_eps: Callable[[], float] = lambda: 0.0
         self.weight_of: Callable[[Batch], float] | None = None

@@ -77,7 +77,6 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         live = self._live_theta(parameters)
         self._weigh_as_measured(live)
         self._updates_seen = 0
-        self._turns = 0  # updates of another loss than the one before
         self._told: set[str] = set()
         self._examples = self._largest = 0  # in an update, and in one of its micro-batches, as far as known
         if len(optimizers) > 1:  # which take turns, so that an epoch of updates is not one of batches
@@ -200,8 +199,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         found = self._context.supply(fields)
         own = self._context
         self._session.skips.note(self.steps, own.irregular, first=own.accumulation.first, apart=own.apart)
-        self._turns += bool(own.apart)
-        if self._turns > 1 and not self._judges_by_next:  # what judges by the next update skips such steps
+        if own.take_turns and not self._judges_by_next:  # what judges by the next update skips such steps
             self._session.note_cause(OTHER_OPTIMIZERS)
             self._warn_once(_OTHER_OPTIMIZERS, ["the optimizers"])
         return found

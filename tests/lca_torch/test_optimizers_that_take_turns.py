@@ -82,17 +82,20 @@ def test_an_estimator_on_the_gradient_of_the_step_alone_warns_once_if_losses_dif
     assert len(caught) == 1
 
 
-def test_optimizers_that_share_the_steps_in_phases_do_not_take_turns():
+def test_optimizers_of_phases_do_not_take_turns():
+    """Each freezes what the one before has moved, and trains on the same loss."""
     model = TwoHeads()
-    first, second = optimizers_of(model, trunk=False)
-    own = [lambda x: model.losses(x)[0], lambda x: sum(model.losses(x))]
-    with warnings.catch_warnings(action="error"):
-        tracker = Tracker(model, [first, second], objective_of(model), SameBatch(), on_error="raise")
-        with tracker:
-            for i, x in enumerate(X.split(10)):
-                model.zero_grad()
-                own[i > 2](x).backward()
-                (first, second)[i > 2].step()
+    parts = [model.trunk, model.actor, model.critic]
+    made = [torch.optim.SGD(part.parameters(), lr=0.1) for part in parts]
+    tracker = Tracker(model, made, objective_of(model), SameBatch(), on_error="raise")
+    with warnings.catch_warnings(action="error"), tracker:
+        for i, x in enumerate(X.split(10)):
+            for k, part in enumerate(parts):
+                part.requires_grad_(k == i // 2)
+            model.zero_grad()
+            sum(model.losses(x)).backward()
+            made[i // 2].step()
+    assert tracker.summary()["train"]["steps"] == 6
 
 
 def test_the_refusal_of_gradients_left_by_another_optimizer_names_both_remedies():
