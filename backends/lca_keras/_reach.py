@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from lca.frameworks._attributes import Attributes, slots_of
-from lca.frameworks._code import names_in
+from lca.frameworks._code import globals_in, names_in
 from lca.frameworks._keepers import KEEPER, keeper_in
 from lca_keras._engine import tensor_types
 
@@ -274,12 +274,11 @@ def _functions(member: Any) -> Iterator[FunctionType]:
 
 def globals_of(function: FunctionType) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
     """The global names, also of the user's modules, that a function refers to, if they are settings."""
-    names = sorted(names_in(function.__code__))
-    known = function.__globals__
-    modules = (known[n] for n in names if isinstance(known.get(n), ModuleType) and _is_users_module(known[n]))
-    spaces: list[dict[str, Any]] = [known, *(module.__dict__ for module in modules)]
-    for mapping in spaces:
-        kept = tuple(name for name in names if name in mapping and _is_followed(mapping[name]))
+    names, known, own = names_in(function.__code__), function.__globals__, globals_in(function)
+    modules = (known[n] for n in sorted(own) if isinstance(known[n], ModuleType))
+    spaces = [(known, own), *((module.__dict__, names) for module in modules if _is_users_module(module))]
+    for mapping, read in spaces:
+        kept = tuple(name for name in sorted(read) if name in mapping and _is_followed(mapping[name]))
         if kept:
             yield mapping, kept
 

@@ -20,7 +20,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import stateful_random_ops
 
 from lca.errors import DataError
-from lca.frameworks._code import names_in
+from lca.frameworks._code import globals_in
 
 Restore: TypeAlias = Callable[[], object]
 LARGE = 2**26
@@ -145,8 +145,7 @@ def _used_globals(function: types.FunctionType) -> dict[str, object]:
     """What a function uses of its module, by name; modules and classes left out."""
     if _of_library(function):
         return {}
-    names = names_in(function.__code__) & function.__globals__.keys()
-    return {name: function.__globals__[name] for name in sorted(names)}
+    return {name: function.__globals__[name] for name in sorted(globals_in(function))}
 
 
 def _contents(cell: types.CellType) -> list[object]:

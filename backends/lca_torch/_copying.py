@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 
 from lca.errors import LCAError
 from lca.frameworks._attributes import Attributes, slots_of
+from lca.frameworks._code import globals_in
 from lca_torch._copies import KEYED_BY_TENSORS, Cells, Pair, Uncopied, Unwrapped
 from lca_torch._distribution import is_mesh, unsharded_class, without_distribution
 from lca_torch._kept_results import standing_in, users_keeper_in
@@ -226,7 +227,7 @@ class Copier:
             return function
         outer = Cells(function.__code__.co_freevars, function.__closure__ or ())
         named = self._variables.mention(function)
-        names = named & function.__globals__.keys()
+        names = globals_in(function)
         inner = dict(function.__globals__)
         inner.update(self.originals.builtins_in(function))
         cells = tuple(CellType() for _ in outer.cells)

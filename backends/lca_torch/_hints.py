@@ -62,14 +62,36 @@ def weight_hint(loss: object, batch: PyTree) -> str:
         return (
             "the loss weighs classes (weight=): pass batch_weight=lambda batch: float(weight[batch[1]].sum())"
         )
-    ignored = next((found["ignore_index"] for found in options if "ignore_index" in found), IGNORED)
-    labels = [t for t in tensors_in(batch) if not t.is_floating_point() and t.dtype is not torch.bool]
-    if any(bool((tensor == ignored).any()) for tensor in labels):
+    ignored = _ignored(options, batch)
+    if ignored is not None:
         return (
             f"the loss leaves out labels {ignored} (ignore_index): pass batch_weight=function of a batch, "
             "the number of labels that count"
         )
     return ""
+
+
+def sample_hint(loss: object, batch: PyTree) -> str:
+    """What lets examples be weighted where a loss takes ``reduction='none'``, but leaves out labels.
+
+    >>> sample_hint(nn.CrossEntropyLoss(), (torch.zeros(2), torch.tensor([[1, -100], [2, -100]])))[:55]
+    'the loss leaves out labels -100 (ignore_index), so that'
+    """
+    ignored = _ignored(list(_options(loss)), batch)
+    if ignored is None:
+        return ""
+    return (
+        f"the loss leaves out labels {ignored} (ignore_index), so that its losses with reduction='none' are "
+        "not those of the examples; if as many labels count in every example, pass a loss_fn(output, target, "
+        "reduction='mean') that with reduction='none' returns the mean over them for each example"
+    )
+
+
+def _ignored(options: list[dict[str, Any]], batch: PyTree) -> int | None:
+    """The label that a loss with these options leaves out, if it is in the batch."""
+    ignored: int = next((found["ignore_index"] for found in options if "ignore_index" in found), IGNORED)
+    labels = [t for t in tensors_in(batch) if not t.is_floating_point() and t.dtype is not torch.bool]
+    return ignored if any(bool((tensor == ignored).any()) for tensor in labels) else None
 
 
 def _options(loss: object) -> Iterator[dict[str, Any]]:

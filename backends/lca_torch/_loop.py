@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,24 @@ from lca_torch._updates import calling
 
 OF_UPDATES = GRADIENT_FIELDS - {"gradient"}
 """The fields of `lca.Step` that are made from the formula of an update."""
+_OTHER_LOSS = (
+    "is made by another optimizer, and one of the two takes no gradient of what the other moves, so their "
+    "losses are not the same one. Several optimizers of one tracker must all lower the measured loss; where "
+    "each has a loss of its own (GAN, actor and critic), make a tracker for each model with its optimizer"
+)
+_FROZEN = (
+    "lacks the gradient of parameters that the step moved, as they were frozen (requires_grad_(False)) in "
+    "between; where models take turns so, each with a loss of its own (GAN), make a tracker for each model "
+    "with its optimizer"
+)
+
+
+class _Turn(NamedTuple):
+    """What an update has moved, as positions of parameters."""
+
+    owned: frozenset[int]  # by its optimizer
+    reached: frozenset[int]  # by its backward passes; empty if they were not followed
+    frozen: frozenset[int]
 
 
 class Loop(LoopContext):
@@ -55,6 +73,10 @@ class Loop(LoopContext):
         self._number = 0  # backward passes of the update
         self._of_each: list[int] = []  # those of each micro-batch
         self._outside = False  # whether one belongs to no micro-batch
+        self._reached: set[int] = set()  # parameters that a backward pass of the update has reached
+        self._last: _Turn | None = None  # the update before, if it was followed, as this one may be
+        self._followed = False
+        self._owned = set[frozenset[int]]()  # what each optimizer that has made an update owns
         self._theta: Tensor | None = None  # the parameters when this update was first looked at
         self._moved = False  # whether they have changed since
         self._used = 0  # updates of which the gradient was used
@@ -68,6 +90,7 @@ class Loop(LoopContext):
     def close(self) -> None:
         """The run is over."""
         self.clear()
+        self._last = None
         self._passes.stop()
         if self._ranks is not None:
             self._ranks.remove()
@@ -82,7 +105,7 @@ class Loop(LoopContext):
 
     def update_begins(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """An update begins at these parameters, which these optimizers move in the run."""
-        self._optimizers, self._check = optimizers, None
+        self._optimizers, self._check, self._followed = optimizers, None, True
         if self._requested():
             self._start = self._grads.places()
             self._look_at_theta()
@@ -91,8 +114,12 @@ class Loop(LoopContext):
         """The update is made by this optimizer."""
         self._optimizer = optimizer
 
-    def update_made(self) -> None:
-        """The update was made: raise `LCAError` if its formula is another."""
+    def update_made(self, optimizer: torch.optim.Optimizer) -> None:
+        """The update was made by this optimizer: raise `LCAError` if its formula is another."""
+        self._last = None
+        if self._followed:
+            self._last = self._turn(optimizer)
+            self._owned.add(self._last.owned)
         if self._check is not None:
             self._check.update_made()
 
@@ -113,8 +140,8 @@ class Loop(LoopContext):
     def clear(self) -> None:
         super().clear()
         self._before = self._seen = self._total = self._taken = self._start = self._check = None
-        self._theta, self._marked, self._moved = None, False, False
-        self._number, self._of_each, self._outside = 0, [], False
+        self._theta, self._marked, self._moved, self._followed = None, False, False, False
+        self._number, self._of_each, self._outside, self._reached = 0, [], False, set()
         if self._ranks is not None:
             self._ranks.clear()
 
@@ -125,9 +152,11 @@ class Loop(LoopContext):
             return
         if "micro_batches" in fields:
             self._grads.pass_begins(first, added)
-        if self._grads.unchanged(self._seen) or (self._total is not None and self._grads.moved(self._total)):
+        if self._grads.unchanged(self._seen):
             return
-        found = self._grads.nonzero()
+        found = self._grads.nonzero()  # where there is none, all were zeroed, and none has moved
+        if found and self._total is not None and self._grads.moved(self._total):
+            return
         changed = found if self._seen is None else found & self._grads.changed(self._seen)
         if self._seen is None or not changed:  # the first pass of an update, or gradients zeroed
             self._begin_anew()
@@ -138,9 +167,10 @@ class Loop(LoopContext):
     def _begin_anew(self) -> None:
         """The gradient of the update begins with that of the last batch; what was taken before is gone."""
         self._marks, self._batches, self._marked = [], self._batches[-1:], False
-        self._number, self._of_each, self._outside = 0, [], False
+        self._number, self._of_each, self._outside, self._reached = 0, [], False, set()
 
     def _pass_ended(self) -> None:
+        self._reached |= self._passes.reached
         fields = self._requested()
         if not fields:
             return
@@ -221,6 +251,7 @@ class Loop(LoopContext):
             self.irregular = DISCARDED
             return None
         self._check_passes()
+        self.apart = self._other_than_last()
         scale, total = getattr(self._optimizer, "grad_scale", None), self._total
         # Compared first: of a sharded model, all ranks compare, also if only one of them has a scale.
         if total is not None and self._grads.equal(total) and scale is None:
@@ -268,14 +299,49 @@ class Loop(LoopContext):
         owned = {id(own) for group in groups for own in group["params"]}
         return {which for which, own in enumerate(self._grads.parameters) if id(own) not in owned}
 
+    def _turn(self, optimizer: torch.optim.Optimizer) -> _Turn:
+        own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        every = list(enumerate(self._grads.parameters))
+        return _Turn(
+            frozenset(which for which, parameter in every if id(parameter) in own),
+            frozenset(self._reached),
+            frozenset(which for which, parameter in every if not parameter.requires_grad),
+        )
+
+    def _other_than_last(self) -> str:
+        """`LoopContext.apart`, as the parameters show that the passes of this update and the last reach."""
+        if self._last is None:
+            return ""
+        last, now = self._last, self._turn(self._optimizer)
+        apart = self._apart(last, now)
+        self.take_turns |= bool(apart) and last.owned != now.owned and now.owned in self._owned
+        return apart
+
+    def _apart(self, last: _Turn, now: _Turn) -> str:
+        if last.owned & last.reached & now.frozen:
+            return _FROZEN
+        # What one of the two optimizers alone moves, though the other could take its gradient:
+        theirs = (last.owned & last.reached if last.reached else last.owned - now.frozen) - now.owned
+        ours = (now.owned & now.reached) - last.owned - last.frozen
+        if theirs and not theirs & now.reached:
+            return _OTHER_LOSS
+        return _OTHER_LOSS if last.reached and ours and not ours & last.reached else ""
+
     def _require_unmoved(self) -> None:
         """Raise `LCAError` if an optimizer moves a parameter whose gradient is unknown."""
-        if not self._grads.unknown <= self._unowned():
+        unowned = self._unowned()
+        if self._grads.unknown <= unowned:
+            return
+        now = self._turn(self._optimizer)
+        # What is frozen is moved by none but the optimizer of this update, which may be a new one.
+        if not self._grads.unknown <= unowned | (now.frozen - now.owned):
             raise LCAError(
                 "the gradients were not zero before the first backward pass of this update, or were changed "
                 "(clipped, say) between its backward passes, so they are not the gradient of a loss at one "
-                "point; call model.zero_grad() after each update, as the zero_grad() of one optimizer leaves "
-                f"those of others, and clip before the update only, {ELSE}"
+                "point. The zero_grad() of one optimizer leaves those of others: if all optimizers lower the "
+                "measured loss, call model.zero_grad() after each update, and if each has a loss of its own "
+                "(GAN, actor and critic), make a tracker for each model with its optimizer. Clip before the "
+                f"update only, {ELSE}"
             )
 
     def _gradient_of(self, batch: PyTree) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lca.by_example import ExampleSlopes, GroupMovement
-from lca.errors import LCAError
+from lca.errors import DataError, LCAError
 from lca.frameworks import (
     BatchNorm,
     Frozen,
@@ -48,8 +48,9 @@ from lca_torch._checks import (
 from lca_torch._data import Unchanged, refuse_arrays
 from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, reader_of_example_losses
 from lca_torch._form import HALF, Cast, Precision, VectorForm, Vectors
-from lca_torch._hints import loss_advice, weight_hint
+from lca_torch._hints import loss_advice, sample_hint, weight_hint
 from lca_torch._identity import Identity
+from lca_torch._moving_buffers import moved_after_use, running_statistics
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
 from lca_torch._policies import (
     RandomStates,
@@ -57,7 +58,6 @@ from lca_torch._policies import (
     kept_in_evaluation,
     mixes_examples,
     normalisation_policies,
-    running_statistics,
 )
 from lca_torch._reading import Reading, read, written_in_training
 from lca_torch._replica import Replica, switches_by_itself
@@ -203,17 +203,17 @@ class TorchLoss(ModelLoss):
         return self._state
 
     def moved_by_forward(self) -> Collection[str]:
-        """The model's own buffers into which a forward pass of training writes."""
+        """The model's own buffers that a forward pass of training writes after it has used them."""
         if self._moved is None:
             self._moved = self._written_in_training()
         return self._moved
 
     def _written_in_training(self) -> frozenset[str]:
-        """Run a private copy once in the modes of the model; all buffers, if it cannot be run.
+        """Those that a private copy writes in a pass in the modes of the model.
 
-        Only where the model has buffers of other modules than normalisation layers, whose are known.
+        All that it may write, if it cannot be run. Those of normalisation layers are known without a pass.
         """
-        buffers = frozenset(name for name, _ in self._model.named_buffers())
+        buffers = moved_after_use(self._model)
         statistics = running_statistics(self._model)
         if self._batch is None or buffers <= statistics:
             return buffers
@@ -301,7 +301,9 @@ class TorchLoss(ModelLoss):
         if self._batch is None:
             self._batch = batch
         self.weight_hint = weight_hint(self._loss_fn, batch)
-        self._learn(self._versions.current, batch)
+        if self._example_losses() is not None:
+            self.sample_hint = sample_hint(self._loss_fn, batch) or self.sample_hint
+        self._try_reading(batch)
         if switches_by_itself(self._versions.current.model):
             self._refuse_cached()
         unused: list[str] = []
@@ -454,6 +456,20 @@ class TorchLoss(ModelLoss):
         if replica.hooks:
             expected = self._two_losses(replica)
             replica.hooks.drop_unless(lambda: self._two_losses(replica) != expected)
+
+    def _try_reading(self, batch: PyTree) -> None:
+        """`_learn` for the first time, which says so if the loss raises in evaluation mode only."""
+        try:
+            self._learn(self._versions.current, batch)
+        except DataError as error:
+            made = self._replicate()
+            if isinstance(self._one_loss(made, 1.0, made.model.train), Exception):
+                raise
+            raise DataError(
+                f"{str(error).rstrip('.')}. In training mode it raises nothing, but it is measured in "
+                "evaluation mode, as after model.eval(). If the model returns losses in training mode only, "
+                "pass batch_loss=, a function of model and batch that calls model.train() first."
+            ) from error
 
     def _refuse_cached(self) -> None:
         """Refuse a model that computes in ``train()`` or ``eval()`` what its forward pass reads later."""

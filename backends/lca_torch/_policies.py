@@ -62,20 +62,6 @@ def mixes_examples(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> bo
     return any(p == "batch" and isinstance(model.get_submodule(n), _BatchNorm) for n, p in norms.items())
 
 
-def running_statistics(model: nn.Module) -> frozenset[str]:
-    """The names of the buffers of normalisation layers, which a forward pass of training writes.
-
-    >>> sorted(running_statistics(nn.Sequential(nn.BatchNorm1d(2))))
-    ['0.num_batches_tracked', '0.running_mean', '0.running_var']
-    """
-    return frozenset(
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules()
-        if isinstance(module, _NormBase)
-        for name in module._buffers
-    )
-
-
 class RandomStates:
     """Keeps the random generators of torch, NumPy and Python for evaluations of one loss.
 

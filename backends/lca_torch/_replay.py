@@ -57,7 +57,9 @@ def replay(
     strict
         Refuse a file with tensors that the model does not have; ``False`` ignores them, as for checkpoints of
         an older version of the model with buffers that it has no more (the masks of GPT-NeoX, for example).
-        What the model needs must be there in both cases.
+        What the model needs must be there in both cases, but for the frozen parameters that ``frozen="omit"``
+        leaves out of θ: where a file holds none of these, as one of adapters alone (LoRA), they have the
+        values that the model has now.
 
     Returns
     -------
@@ -107,6 +109,8 @@ class _Reader:
     """All names that a file may hold; ``None``: any, as for other objectives and with ``strict=False``."""
     form: VectorForm | None
     """The dtype and device of θ; ``None``: as in the file."""
+    frozen: frozenset[str]
+    """The frozen parameters in the state, which a checkpoint of trained parameters alone lacks."""
     key: str | None
     prefix: str
 
@@ -124,7 +128,9 @@ class _Reader:
         state = {name: b for o in objectives.values() for name, b in (state_of(o) or {}).items()}
         measured = next((o for o in leaves(objectives) if isinstance(o, TorchObjective)), None)
         if measured is None:
-            return cls(layout, {name: (name,) for name in layout.names}, state, None, None, key, prefix)
+            return cls(
+                layout, {name: (name,) for name in layout.names}, state, None, None, frozenset(), key, prefix
+            )
         model = measured.model
         names: dict[int, tuple[str, ...]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -133,7 +139,8 @@ class _Reader:
         # Buffers that are not persistent are in no file; they keep the values that they have.
         known = frozenset(model.state_dict())
         state = {name: buffer for name, buffer in state.items() if name in known}
-        return cls(layout, aliases, state, known if strict else None, measured._form, key, prefix)
+        frozen = frozenset(n for n, p in model.named_parameters() if n in state and not p.requires_grad)
+        return cls(layout, aliases, state, known if strict else None, measured._form, frozen, key, prefix)
 
     def read(self, path: Path) -> tuple[Tensor, State | None]:
         """θ and the state in a checkpoint, as new tensors."""
@@ -146,6 +153,8 @@ class _Reader:
                 view.copy_(self._checked(tensors, found[name], name, view))
             state = {
                 name: self._checked(tensors, found[name], name, now).to(now.device, now.dtype, copy=True)
+                if name in found
+                else now
                 for name, now in self.state.items()
             }
         return theta, state or None
@@ -166,6 +175,8 @@ class _Reader:
         """The name in the file of each parameter and buffer."""
         found = self._found(tensors, self.prefix)
         missing = [name for name in (*self.aliases, *self.state) if name not in found]
+        if self.frozen.issubset(missing):  # all or none of them, as a single one may have another name
+            missing = [name for name in missing if name not in self.frozen]
         if missing:
             behind = f" with prefix={self.prefix!r}" if self.prefix else ""
             raise TrajectoryError(f"{path} lacks {_listed(missing)}{behind}; {self._hint(tensors)}")
@@ -220,7 +231,7 @@ class _Reader:
         plain = {name: _unwrapped(name) for name in tensors}
         prefixes = [n.removesuffix(alias) for n in plain.values() for alias in first if n.endswith(alias)]
         for prefix in prefixes:
-            if self._fits(tensors, prefix):
+            if prefix != self.prefix and self._fits(tensors, prefix):
                 if not prefix:
                     return f"its names begin with no prefix ({_listed(tensors)}): leave prefix out."
                 return f"names in it begin with {prefix!r}: pass prefix={prefix!r}."

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lca.errors import DataError
-from lca.frameworks._code import names_in
+from lca.frameworks._code import globals_in, names_in
 
 _MISSING = object()
 _MANY = 1000
@@ -100,10 +100,10 @@ class SharedState:
             self._add_slot(_cell_slot(cell))
         for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self.add(value)
-        names = names_in(function.__code__)
-        for name in names & function.__globals__.keys():
+        names, known = names_in(function.__code__), globals_in(function)
+        for name in known:
             self._add_slot(_item_slot(function.__globals__, name))
-        for module in map(function.__globals__.get, names):
+        for module in map(function.__globals__.get, known):
             if isinstance(module, ModuleType) and is_users(module):
                 for name in names & vars(module).keys():
                     self._add_slot(_item_slot(vars(module), name))

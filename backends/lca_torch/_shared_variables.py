@@ -12,7 +12,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from lca.frameworks._attributes import Attributes
-from lca.frameworks._code import names_in
+from lca.frameworks._code import globals_in, names_in
 from lca_torch._copies import Cells, Pair, Uncopied
 from lca_torch._kept_results import users_keeper_in
 from lca_torch._libraries import in_library
@@ -157,7 +157,7 @@ class Follower:
         if around.cells:
             self._add_all(self._owner(function, around, around.__setitem__), frozenset(around), names)
         variables = self._owner(known, known, known.__setitem__)
-        self._add_all(variables, names & known.keys(), names)
+        self._add_all(variables, globals_in(function), names)
         variables.private.update(self._originals.builtins_in(function))
         if function.__dict__:
             own = function.__dict__

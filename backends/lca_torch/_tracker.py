@@ -329,11 +329,13 @@ class _StepListener:
         self._session, self._follower, self._context = session, follower, context
         self._follow_buffers = follow_buffers
         self._expected = list(within(expected, held))
+        self._optimizer: Any = None
 
     def met(self, optimizer: torch.optim.Optimizer) -> None:
         self._follower.check()  # the model may have other parameters now, which it trains
 
     def before(self, optimizer: torch.optim.Optimizer) -> bool:
+        self._optimizer = optimizer
         if optimizer not in self._expected:
             self._expected.append(optimizer)
             warn_of_other_optimizer(self._follower.steps, optimizer)
@@ -352,7 +354,7 @@ class _StepListener:
         if made:
             self._follow_buffers()
             with self._session.guarded(self._follower.steps):
-                self._context.update_made()
+                self._context.update_made(self._optimizer)
             self._follower.after()
             self._context.clear()
 

@@ -58,7 +58,9 @@ class CrossFit:
         batch, takes the gradient g_a of its first half, and the second half's follows as
         ``(g - w_a g_a) / w_b`` with their weights w in the measured loss, such as examples or tokens. So the
         loss of training must be the measured one on the batch, without dropout or batch statistics; the
-        tracker compares them now and then, as exactly as the precision in which they are computed allows.
+        tracker compares them, as exactly as the precision in which they are computed allows, at each of the
+        first 20 updates and 35 times in every tenfold of updates after these, each time by the gradient of
+        the second half.
 
     Notes
     -----

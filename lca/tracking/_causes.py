@@ -29,12 +29,21 @@ OTHER_DATA = (
 OTHER_LOSS = (
     "another loss is trained than measured (dropout, penalties, batch statistics): use SampledPathIntegral"
 )
+OTHER_GRADIENT = (
+    "the gradient of the measured loss is not its derivative (gradient reversal, straight-through "
+    "estimators, detached parts): the residual of lca.Adaptive shows how much is missing"
+)
 OTHER_GRADIENTS = "the loop changes gradients in a way that the estimator does not know"
 
 
 SAME_BATCH = (
     "several updates are made from one batch, so that a step is judged by the batch that has caused it: make "
     "one update from each batch, or use SampledPathIntegral"
+)
+
+OTHER_OPTIMIZERS = (
+    "optimizers take turns and lower losses of their own (GAN, actor and critic): make a tracker for each "
+    "model with its optimizer"
 )
 
 
@@ -126,7 +135,7 @@ def _of_samples(probe: SampledPathIntegral) -> list[str]:
         noise = "a few examples have far larger gradients than the others, which makes intervals too narrow: "
         noise += "use a larger size"
     cure = f"use {ADAPTIVE}" if probe.refine is not None else "use refine=0.03 or the rule lca.SIMPSON"
-    return [_large_steps(probe.rule, cure), noise]
+    return [_large_steps(probe.rule, cure), noise, OTHER_GRADIENT]
 
 
 def _of_batches(estimator: Estimator | None, supplied: Collection[str] | None) -> list[str]:

@@ -59,6 +59,11 @@ class LoopContext(ABC):
     irregular
         Why the update supplied last may lack fields that others have, as what it did; empty if it is like
         others.
+    apart
+        Why the gradient of the update supplied last is not that of the loss which the update before lowers,
+        as what it did; empty if nothing shows that.
+    take_turns
+        Whether optimizers take turns, one of which takes no gradient of what another moves.
     gradient_on
         Takes the gradient of the measured loss on a batch, at the parameters as they are.
     measured_eps
@@ -76,7 +81,8 @@ class LoopContext(ABC):
     def __init__(self, requested: Callable[[], Collection[str]]) -> None:
         self._requested = requested
         self.accumulation = Accumulation()
-        self.irregular = ""
+        self.irregular = self.apart = ""
+        self.take_turns = False
         self.gradient_on: Callable[[Batch], Vector] | None = None
         self.measured_eps: Callable[[], float] = lambda: 0.0
         self.weight_of: Callable[[Batch], float] | None = None
@@ -173,7 +179,7 @@ class LoopContext(ABC):
     def supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         """The values of these fields of `lca.Step`, as far as the loop has supplied them."""
         self._end_micro_batch()
-        self.irregular = _WEIGHTLESS if self._weightless else ""
+        self.irregular, self.apart = _WEIGHTLESS if self._weightless else "", ""
         found: dict[str, Any] = {}
         if "batch" in fields and self._batches:
             self._contents.require_unwritten(self._batches)
@@ -189,7 +195,7 @@ class LoopContext(ABC):
                 np.concatenate([scores.index for scores in self._scores]),
                 np.concatenate([scores.values for scores in self._scores]),
             )
-        if self._batches or ("gradient" in found and not self._begun):
+        if not self.apart and (self._batches or ("gradient" in found and not self._begun)):
             self.seen.add(self._batches)
         return found
 
@@ -455,14 +461,20 @@ class LoopContext(ABC):
 def is_due(count: int) -> bool:
     """Whether what takes too long to be compared at every update is compared at the one of this number.
 
-    What acts at every n-th update acts at one of these for most n that people choose.
+    What acts at every n-th update acts at one of these for most n that people choose, and what begins to act
+    is found before a tenth as many updates again have been made. From 20 on, 35 numbers of every decade are
+    due.
 
-    >>> [count for count in range(1, 500) if is_due(count)]
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 60, 100, 120, 200, 240, 400, 480]
+    >>> [count for count in range(20, 200) if is_due(count)][:16]
+    [20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 42, 44, 46, 48, 50]
+    >>> [count for count in range(90, 500) if is_due(count)][:16]
+    [90, 95, 100, 110, 120, 130, 140, 150, 160, 170, 180, 190, 200, 220, 240, 260]
+    >>> [sum(map(is_due, range(1, stop + 1))) for stop in (100, 1_000, 10_000)]
+    [45, 80, 115]
     """
-    while count > 120 and count % 2 == 0:
-        count //= 2
-    return count <= 10 or 60 % count == 0 or count in (100, 120)
+    decade = 10 ** max(0, len(str(count)) - 2)
+    step = next(step for step in (5, 2, 1) if step == 1 or count >= 10 * step * decade)
+    return count % (step * decade) == 0
 
 
 def _check_half(derived: Vector, taken: Vector, subtracted: Vector, eps: float) -> None:

@@ -205,6 +205,7 @@ class RunFollower:
         with self._session.guarded(self.steps):
             self._session.end_audit()
             self._end_check()
+            self._session.warn_of_rest()
             if not self._seen:
                 self._check_unmoved()
             elif not self._ended_measured:

@@ -11,7 +11,7 @@ from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.frameworks import ModelObjective
 from lca.layout import check_same_layout
 from lca.objective import Batch, Objective, Sum, evaluate, leaves
-from lca.tracking._causes import SAME_BATCH, other_size
+from lca.tracking._causes import OTHER_OPTIMIZERS, SAME_BATCH, other_size
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca.tracking._follower import LiveTheta
 from lca.tracking._options import Options, names_options
@@ -196,10 +196,14 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
                 self._warn_of_training()
             self._look_at_batches()
         found = self._context.supply(fields)
-        if self._context.spread.found:
-            self._session.note_cause(self._context.spread.found)
-            self._warn_once(_PIECES, [self._context.spread.found])
-        self._session.skips.note(self.steps, self._context.irregular, first=self._context.accumulation.first)
+        own = self._context
+        self._session.skips.note(self.steps, own.irregular, first=own.accumulation.first, apart=own.apart)
+        if own.spread.found:
+            self._session.note_cause(own.spread.found)
+            self._warn_once(_PIECES, [own.spread.found])
+        if own.take_turns and not self._judges_by_next:  # what judges by the next update skips such steps
+            self._session.note_cause(OTHER_OPTIMIZERS)
+            self._warn_once(_OTHER_OPTIMIZERS, ["the optimizers"])
         return found
 
     def _warn_of_training(self) -> None:
@@ -393,6 +397,12 @@ _SAME_BATCH = (
 _PIECES = (
     "{estimator} takes the micro-batches of an update for independent samples of the data; otherwise its "
     "values are wrong, even in sign. Here {names}."
+)
+_OTHER_OPTIMIZERS = (
+    "{names} take turns, and one takes no gradient of what another moves, so they may lower losses of their "
+    "own. {estimator} takes the gradient of each for that of the measured loss: if it is not, even the signs "
+    "of layers may be wrong. Make a tracker for each model with its optimizer (GAN, actor and critic); if "
+    "each optimizer lowers the measured loss, ignore this."
 )
 _INSTEAD = (
     " To allocate the measured loss use lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or "

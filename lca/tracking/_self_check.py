@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lca._freedom import satterthwaite
-from lca._verdict import sampling_limit
+from lca._verdict import SMALL_MISS, sampling_limit
 from lca.allocation import Estimator
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, LCAWarning, NonFiniteError
@@ -34,6 +34,8 @@ SHOWN, WARNED = 0.95, 0.999
 """Levels of the interval that is shown, and of that outside which there is a warning: checks are many."""
 WINDOW = np.dtype([(field.name, "f8") for field in fields(CheckedWindow)])
 """The columns in which windows are kept."""
+GROWN = 2.0
+"""How many times the part of the change that was missed at the last warning makes another one due."""
 GROUPS = 32
 """Groups of a part of the data, whose spread gives the standard error of its loss."""
 
@@ -150,6 +152,11 @@ class SelfCheck:
             self._count_short()
         self._drop()
 
+    def warn_of_rest(self) -> None:
+        """The run is over: warn if its sums miss more than has been warned of."""
+        for account in self._accounts.values():
+            _warn(account.rest())
+
     def release(self) -> None:
         """The run is over: release all vectors; another one may begin."""
         self._drop()
@@ -229,8 +236,7 @@ class SelfCheck:
         for name, account in self._accounts.items():
             losses = self._start[name], found[name]
             message = account.end((last - self._held + 1, last), losses, self._data_of[name], eps)
-            if message:
-                warnings.warn(message, LCAWarning, stacklevel=5)
+            _warn(message)
         self._start = None
         return found
 
@@ -261,6 +267,11 @@ class SelfCheck:
                     "the allocations; if the run diverged, lower the learning rate."
                 )
         return found
+
+
+def _warn(message: str | None) -> None:
+    if message:
+        warnings.warn(message, LCAWarning, stacklevel=6)
 
 
 def _state_before(step: Step) -> State | None:
@@ -352,7 +363,8 @@ class _Account:
         self._before = deepcopy(self._run)  # without the open window
         self._changes: np.ndarray | float = 0.0  # of the groups of examples, over all windows
         self._alike: dict[int, _Spread] = {}  # of the windows, by their number of random nodes
-        self._largest, self._warned = 0.0, False
+        self._largest = self._warned = 0.0  # change; part of it that the last warning said is missed
+        self._missed = 0.0, 0.0, -1  # that part now, or 0 if sampling explains it, the change, the last step
 
     @property
     def windows(self) -> list[CheckedWindow]:
@@ -391,10 +403,20 @@ class _Account:
         miss = abs(self._run.total - change)
         rounding = conservation(self._run.mass, float(np.abs(start).max() + np.abs(end).max()), eps)
         limit = sampling_limit(self.steps, self._largest, self.noise, has_bars=has_bars)
-        if self._warned or miss <= max(rounding, limit):
+        part = miss / self._largest if self._largest else inf
+        self._missed = part if miss > max(rounding, limit) else 0.0, change, found.last_step
+        return self._warning(GROWN * self._warned)
+
+    def rest(self) -> str | None:
+        """A warning if the run misses more than the last one has said."""
+        return self._warning(self._warned + SMALL_MISS)
+
+    def _warning(self, known: float) -> str | None:
+        part, change, last = self._missed
+        if part <= known:
             return None
-        self._warned = True
-        return self._message(change, found.last_step)
+        self._warned = part
+        return self._message(change, last)
 
     def _window_margin(self) -> float:
         """That of the open window; windows with as many random nodes tell together how well it is known."""

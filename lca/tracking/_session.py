@@ -300,7 +300,7 @@ class Session:
         A step that lacks a required field is skipped if an earlier one had it, or if the update that should
         have it is irregular (``skips``); otherwise this raises `IncompleteStepError`.
         """
-        step = self.skips.without_small_gradient(step)
+        step = self.skips.without_other_gradient(self.skips.without_small_gradient(step))
         try:
             found = self._allocate(step)
         except IncompleteStepError as error:
@@ -373,6 +373,10 @@ class Session:
             )
         changes = {name: self._final[name] - self._ends[name] for name in self.objectives}
         return ", ".join(f"{name} {change:+.6g}" for name, change in changes.items() if change)
+
+    def warn_of_rest(self) -> None:
+        """Warn if the sums of the run miss more of the measured change than has been warned of."""
+        self._check.warn_of_rest()
 
     def warn_of_misses(self) -> None:
         """Warn if the allocations miss much of the loss change of the run."""

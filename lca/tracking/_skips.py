@@ -49,6 +49,7 @@ class Skips:
         self._irregular: dict[int, str] = {}  # what the last two updates did
         self._begun: int | None = None  # the index of the first update
         self._first = ""  # what that one did, if it was irregular, as later ones show
+        self._apart: dict[int, str] = {}  # of the last update, why it tells nothing of the step before
 
     @property
     def reason(self) -> str:
@@ -62,11 +63,13 @@ class Skips:
             )
         return ""
 
-    def note(self, update: int, what: str, *, first: str = "") -> None:
+    def note(self, update: int, what: str, *, first: str = "", apart: str = "") -> None:
         """Remember what the update of this index did that others do not; empty if it is like others.
 
-        ``first`` is what the first update did, as later ones show, so that its gradient may be too small.
+        ``first`` is what the first update did, as later ones show, so that its gradient may be too small;
+        ``apart`` is why the gradient of this update is not that of the loss which the step before lowers.
         """
+        self._apart = {update: apart}
         self._begun = update if self._begun is None else self._begun
         self._irregular = {update - 1: self._irregular.get(update - 1, ""), update: what}
         if first and not self._first:
@@ -84,6 +87,12 @@ class Skips:
         """The step without the gradient of the first update, if that may be too small."""
         if self._first and step.index == self._begun:
             return replace(step, gradient=None, micro_batches=(), halves=(), update_slope=None)
+        return step
+
+    def without_other_gradient(self, step: Step) -> Step:
+        """The step without the gradient of the next update, if that is not one of the same loss."""
+        if self._apart.get(step.index + 1):
+            return replace(step, next_gradient=None, next_micro_batches=(), next_halves=())
         return step
 
     def add(self, step: Step, error: IncompleteStepError) -> None:
@@ -107,6 +116,8 @@ class Skips:
         """Why a step lacks this field, if the update that should have it is irregular; else empty."""
         update = step.index + field.startswith("next_")
         irregular = self._irregular.get(update) or (self._first if update == self._begun else "")
+        if update > step.index:
+            irregular = self._apart.get(update) or irregular
         if not irregular or field not in self._required:
             return ""
         return f"step {step.index}: {self._estimator} requires Step.{field}, and update {update} {irregular}."

@@ -78,3 +78,28 @@ def test_without_a_loss_of_outputs_there_are_no_scores():
     assert isinstance(loss, Sampled)
     with pytest.raises(LCAError, match=r"tracker\.scores\(index, errors\)"):
         loss.scores(loss.theta())
+
+
+def test_labels_that_are_left_out_of_every_example_are_named_with_the_way_to_weigh_examples():
+    """As a prompt of one length, which counts in no loss."""
+    labels = Y.reshape(-1, 1).repeat(1, 3)
+    labels[:, 0] = -100
+    rows = X.double(), labels
+
+    def loss_fn(output, target, reduction="mean"):
+        losses = cross_entropy(output.unsqueeze(2).expand(-1, -1, 3), target, reduction="none")
+        losses = losses.sum(1) / (target != -100).sum(1)
+        return losses.mean() if reduction == "mean" else losses
+
+    def plain(output, target, reduction="mean"):
+        return cross_entropy(output.unsqueeze(2).expand(-1, -1, 3), target, reduction=reduction)
+
+    refused, taken = objective(plain, rows), objective(loss_fn, rows)
+    theta, index, weight = refused.theta(), np.arange(4), np.arange(1.0, 5.0)
+    with pytest.raises(
+        LCAError, match=r"labels -100 \(ignore_index\).* pass a loss_fn\(output, target, reduct"
+    ):
+        refused.batch(index, weight)
+    single = [taken.loss(theta, taken.batch(np.array([n]))) for n in index]
+    wanted = float(weight @ single / weight.sum())
+    assert abs(taken.loss(theta, taken.batch(index, weight)) - wanted) <= tolerances.summed(wanted, EPS)

@@ -364,3 +364,28 @@ def test_an_iterator_that_the_loss_uses_up_is_named():
 
     with pytest.raises(LCAError, match=r"strengths \(generator\), which cannot be copied"):
         Objective(network(), None, (X, Y), batch_loss=loss)
+
+
+class NamedAlike(nn.Module):
+    """Has attributes with names that globals of its module have, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.MASKS = nn.Linear(6, 3), 2.0
+
+    def forward(self, x):
+        return self.MASKS * self.inner(x)
+
+
+MASKS = {}
+
+
+def test_globals_that_are_named_like_attributes_are_not_what_the_loss_reads(monkeypatch):
+    """As in a script, where the optimizer or a mask for each parameter is a global."""
+    model = NamedAlike()
+    monkeypatch.setitem(globals(), "MASKS", {parameter: 1.0 for parameter in model.parameters()})
+    monkeypatch.setitem(globals(), "inner", torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    model(torch.ones(2, 6)).sum().backward()
+    globals()["inner"].step()
+    objective = Objective(model, nn.functional.cross_entropy, (torch.ones(4, 6), torch.tensor([0, 1, 2, 0])))
+    assert np.isfinite(objective.loss(objective.theta()))

@@ -127,3 +127,29 @@ def test_a_model_that_moves_away_is_named():
         LCAError, match="'weight' is torch.float64 on meta now, but was torch.float64 on cpu when"
     ):
         objective.loss(theta)
+
+
+class Detector(nn.Module):
+    """Returns losses in training mode, and predictions in evaluation mode, as models of detection do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 2)
+
+    def forward(self, x, y):
+        out = self.inner(x)
+        return (
+            {"class": cross_entropy(out, y), "size": out.square().mean()} if self.training else out.argmax(1)
+        )
+
+
+def test_a_model_that_returns_losses_in_training_mode_only_is_told_how_to_be_measured():
+    model = Detector().double()
+    with pytest.raises(LCAError, match=r"measured in evaluation mode.* that calls model.train\(\) first"):
+        Objective(model, None, (X, Y), batch_loss=lambda own, batch: sum(own(*batch).values()))
+    found = Objective(model, None, (X, Y), batch_loss=lambda own, batch: sum(own.train()(*batch).values()))
+    expected = sum(model(X, Y).values()).item()
+    assert abs(found.loss(found.theta()) - expected) <= tolerances.summed(expected, EPS64)
+    with pytest.raises(LCAError) as caught:  # raises in both modes
+        Objective(model, cross_entropy, (X, Y))
+    assert "training mode" not in str(caught.value)

@@ -269,3 +269,27 @@ def test_importing_the_backend_loads_no_trainer():
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )  # fmt: skip
     assert done.stdout.strip() == "set()"
+
+
+def test_checkpoints_of_adapters_alone_are_replayed_with_the_frozen_parameters_of_the_model(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))
+    model[0].requires_grad_(False)
+    objective = Objective(model, cross_entropy, (X, Y), frozen="omit")
+    whole, adapters = tmp_path / "whole", tmp_path / "adapters"
+    for folder in (whole, adapters):
+        folder.mkdir()
+    for step in range(3):
+        nn.init.constant_(model[2].bias, step)
+        tensors = model.state_dict()
+        torch.save(tensors, whole / f"step-{step}.pt")
+        torch.save({name: tensors[name] for name in tensors if name[0] == "2"}, adapters / f"step-{step}.pt")
+    steps = list(replay(adapters, objective))
+    for found, expected in zip(steps, replay(whole, objective), strict=True):
+        assert torch.equal(found.end, expected.end)
+        assert all(torch.equal(found.state[1][name], value) for name, value in expected.state[1].items())
+    torch.save({n: t for n, t in tensors.items() if n != "0.bias"}, whole / "step-1.pt")
+    with pytest.raises(TrajectoryError, match=r"lacks '0.bias'; it holds .* of another model"):
+        list(replay(whole, objective))
+    with pytest.raises(TrajectoryError, match="lacks '0.weight', '0.bias'; it holds"):
+        list(replay(adapters, Objective(model, cross_entropy, (X, Y), frozen="zero")))

@@ -35,7 +35,7 @@ ADVICE = {
     "next batch, Simpson": (NextBatch(lca.SIMPSON), ["lca.Adaptive"], ["NextBatch(lca.SIMPSON)"]),
     "samples": (
         PROBE,
-        ["use refine=0.03", "micro_batches=4 for error bars"],
+        ["use refine=0.03", "micro_batches=4 for error bars", "gradient reversal"],
         ["epoch", "dropout", "data are"],
     ),
     "in a control variate": (ControlVariate(PROBE), ["use refine=0.03"], ["epoch"]),

@@ -296,6 +296,32 @@ def test_a_sum_that_is_far_off_is_a_warning_once(estimator, step):
     assert abs(summary["checked_total"] / summary["checked_change"] - estimator.factor) <= summed(64.0, EPS64)
 
 
+@dataclass
+class Changing(Factor):
+    """``factor`` up to step 31, and then another one."""
+
+    late: float = 1.0
+
+    def start(self, objective):
+        early, late = Factor(self.factor).start(objective), Factor(self.late).start(objective)
+        return lambda step: (early if step.index < 32 else late)(step)
+
+
+@pytest.mark.parametrize(
+    ("late", "last_steps"),
+    [
+        pytest.param(0.8, [15], id="as before"),
+        pytest.param(0.7, [15, 69], id="more, said at the end of the run"),
+        pytest.param(0.0, [15, 63, 69], id="twice as much, said at the next check, too"),
+    ],
+)
+def test_a_sum_that_is_farther_off_than_the_last_warning_said_is_another_warning(late, last_steps):
+    with pytest.warns(LCAWarning, match="allocations of the loss 'train' sum to") as caught:
+        tracked(Changing(0.8, late=late), {"train": BOWL}, points=path(BOWL, 70, lr=0.005))
+    for step, warning in zip(last_steps, caught, strict=True):
+        assert f"up to step {step}, but" in str(warning.message)
+
+
 JUDGED = {
     "too few steps": (Factor(0.5), 15, {}, False),
     "enough steps": (Factor(0.5), 16, {}, True),
