@@ -179,7 +179,6 @@ class Session:
         if record is not None:
             _refuse_two_histories(self.views)
         self._record = None if record is None else self._begun(record, estimator)
-        self.epoch.resumed = self.first_step > 0
         if self._record is not None and self._record.memory:  # the run goes on, and so does the estimator
             self._allocate = start_each(self.objectives, estimator, memory=self._record.memory)
 
@@ -465,6 +464,7 @@ class Session:
         if known:
             settings["measured_on"] = known
         made.begin(layout, estimator=estimator, settings=settings)._compare_settings()
+        self.epoch.resumed = made.next_step > 0
         return made
 
     def _reason(self) -> str:
