@@ -34,6 +34,11 @@ SAME_BATCH = (
     "one update from each batch, or use SampledPathIntegral"
 )
 
+MOVED = (
+    "what the loss reads besides θ has moved (variables, buffers, attributes), and the loss may no longer be "
+    "a mean over examples: a new objective, made in the present state, tests that"
+)
+
 
 def other_size(measured: int, trained: int) -> str:
     """The cause that a loss which depends on the size of its batches is measured with another one."""
@@ -49,6 +54,8 @@ def likely_causes(
     change: float,
     supplied: Collection[str] | None = None,
     seen: Sequence[str] = (),
+    *,
+    moved: bool = False,
 ) -> list[str]:
     """The likely causes, the most telling one first, each with what to do about it.
 
@@ -63,6 +70,8 @@ def likely_causes(
         others; ``None``: all.
     seen
         The causes that the tracker has seen in the loop.
+    moved
+        Whether the state that the loss reads has moved.
 
     Examples
     --------
@@ -72,14 +81,15 @@ def likely_causes(
 loss of each accumulated batch by their number'
     """
     if isinstance(estimator, AdaptiveSampleSize | ControlVariate):
-        return likely_causes(estimator.probe, total, change, supplied, seen)
+        return likely_causes(estimator.probe, total, change, supplied, seen, moved=moved)
+    state = [MOVED] if moved else []
     if isinstance(estimator, SampledPathIntegral):
-        return _of_samples(estimator)
+        return [*_of_samples(estimator), *state]
     training = estimator is not None and estimator.target == "batch"
     weighs = training and _is_supplied(CrossFit(), supplied)
     factor = _of_a_factor(total, change) if weighs else []
     common = [OTHER_DATA, OTHER_LOSS, OTHER_GRADIENTS] if training else []
-    return [*seen, *factor, *_of_batches(estimator, supplied), *common]
+    return [*seen, *factor, *_of_batches(estimator, supplied), *common, *state]
 
 
 def _is_supplied(estimator: Estimator, supplied: Collection[str] | None) -> bool:

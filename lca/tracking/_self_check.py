@@ -96,6 +96,7 @@ class SelfCheck:
         self._start: Losses | None = None  # where the open window begins
         self._last: _Reached | None = None
         self._missing = -1
+        self._moved = False  # whether the state did
 
     def add(self, step: Step, rows: Mapping[str, Row]) -> None:
         """Process a step that was allocated; a check that has ended becomes part of ``rows``.
@@ -107,6 +108,7 @@ class SelfCheck:
         """
         if self._every is None:
             return
+        self._moved |= moves_state(step)
         if not self._continues(step):
             self._drop()
         elif moves_state(step) and self._last is not None:
@@ -189,7 +191,8 @@ class SelfCheck:
         }
 
     def _likely(self, total: float, change: float) -> list[str]:
-        return likely_causes(self._estimator, total, change, self._supplied, list(self.seen))
+        known = self._estimator, total, change, self._supplied, list(self.seen)
+        return likely_causes(*known, moved=self._moved)
 
     def _continues(self, step: Step) -> bool:
         """Whether a step begins where the last one ended."""
