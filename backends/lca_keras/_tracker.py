@@ -83,7 +83,7 @@ class Tracker(KerasTracker[Fields]):
     """
 
     _advice = {
-        "batch": "loop over tracker.batches(batches)",
+        "batch": "loop over tracker.batches(batches), and make one update from each batch",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }

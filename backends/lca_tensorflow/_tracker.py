@@ -22,7 +22,8 @@ from lca_tensorflow._vectors import flat
 
 _SEEN = (
     "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker sees it, and with a "
-    "gradient of every tensor that the update before has moved"
+    "gradient of every tensor that the update before has moved; where each of two optimizers applies its "
+    "part of the gradient of one tape, that is not so: use lca.estimators.SampledPathIntegral"
 )
 _NOT_AHEAD = "none read ahead (to prefetch, wrap the dataset: tracker.batches(dataset.prefetch(1)))"
 
@@ -84,7 +85,8 @@ class Tracker(KerasTracker[Loop]):
     """
 
     _advice = {
-        "batch": f"loop over tracker.batches(dataset), {_NOT_AHEAD}",
+        "batch": f"loop over tracker.batches(dataset), {_NOT_AHEAD}, and make one update from each batch: "
+        "where each of two optimizers applies its part of a gradient, use lca.estimators.SampledPathIntegral",
         "gradient": _SEEN,
         "micro_batches": "loop over tracker.micro_batches(batch, M), or over several batches of "
         f"tracker.batches(dataset), {_NOT_AHEAD}, and add up their gradients with tracker.add",

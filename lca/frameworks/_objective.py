@@ -4,22 +4,23 @@ import copy
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lca.arrays import Vector, array_ops
+from lca.arrays import Vector
 from lca.by_example import ExampleSlopes, GroupMovement
-from lca.errors import DataError, LCAError, LCAWarning
+from lca.errors import LCAError, LCAWarning
 from lca.frameworks._data import Measured, Rows, labels_of
 from lca.frameworks._loss import ModelLoss
 from lca.frameworks._loss_checks import unweighted
 from lca.frameworks._trees import PyTree, examples_in, is_rows
-from lca.frameworks._tryout import choose_batch_size, try_out
+from lca.frameworks._trials import Trials
+from lca.frameworks._tryout import choose_batch_size, try_out, unstated
 from lca.groups import Groups
 from lca.layout import Layout
 from lca.objective import Scaled, State, Sum
-from lca.tolerances import summed
 
 
 class Sample(NamedTuple):
@@ -29,6 +30,8 @@ class Sample(NamedTuple):
     ----------
     rows
         The tensors of the batch, as a tree.
+    weighted
+        Whether the examples have weights.
 
     Examples
     --------
@@ -37,6 +40,7 @@ class Sample(NamedTuple):
     """
 
     rows: PyTree
+    weighted: bool = False
 
 
 class ModelObjective:
@@ -102,6 +106,12 @@ class ModelObjective:
     first batch is tried), one gradient and one forward pass of a measuring batch, and forward passes of some
     2,000 examples, a hundred of them one by one.
 
+    Whether the loss is a mean over examples is tried again where the state that it reads has moved: at the
+    first evaluation after that, and while it goes on moving at the 2nd, 4th, 8th, ..., later every 256th.
+    Each trial costs some 1,000 forward passes of an example and a gradient. If it fails, evaluations raise
+    `LCAError`, and name what moved, where they depend on it: on samples, of classes, or of all data if no
+    ``batch_size`` is stated.
+
     Warns
     -----
     LCAWarning
@@ -128,11 +138,10 @@ class ModelObjective:
     def __init__(self, model: Any, loss: ModelLoss, data: Measured, *, batch_size: int | None = None) -> None:
         self.model = model
         self.layout: Layout = loss.layout
-        self._loss, self._data = loss, data
-        self._supports_weights: bool | None = None
+        self._loss, self._data, self._is_class = loss, data, False
         self.batch_size = choose_batch_size(data, batch_size)
         found = try_out(loss, self.theta(), data, batch_size)
-        self._split = found.split
+        self._trials = Trials(loss, found, partial(unstated, loss, data, batch_size))
         if found.unused:
             warnings.warn(
                 f"no gradient reaches {', '.join(found.unused)}: the loss does not depend on it, so its "
@@ -199,9 +208,10 @@ class ModelObjective:
     def is_mean(self) -> bool:
         """Whether L is the weighted mean over the examples, however the data are cut into batches.
 
-        Found by a test when the objective is made. If not, ``batch_size`` is part of what is measured.
+        Found by a test when the objective is made, and again where the state that the loss reads has moved.
+        If not, ``batch_size`` is part of what is measured.
         """
-        return not self._split.reason
+        return not self._trials.split.reason
 
     @property
     def measured_on(self) -> str:
@@ -238,9 +248,10 @@ class ModelObjective:
         LCAError
             As `n_examples`; for a ``weight``, if the loss of each example is not known.
         """
-        if weight is not None and not self._weighted_means():
+        rows = self._examples()
+        if weight is not None and not self._trials.weighs():
             raise unweighted(self._loss.sample_hint)
-        return Sample(self._loss.sample(self._examples().take(np.asarray(index)), weight))
+        return Sample(self._loss.sample(rows.take(np.asarray(index)), weight), weight is not None)
 
     def weight_of(self, batch: PyTree) -> float:
         """How much a batch counts in the mean over batches: its ``batch_weight``, or number of examples."""
@@ -283,6 +294,7 @@ class ModelObjective:
         state: State | None,
         names: Collection[str] | None = None,
     ) -> ExampleSlopes:
+        self._trials.follow(state)
         rows = Rows(self._loss.sample(self._examples().take(np.asarray(index)), None))
         batches = rows.batches(self.batch_size)
         at_once = self._gives_each_loss()
@@ -290,7 +302,7 @@ class ModelObjective:
 
     def _gives_each_loss(self) -> bool:
         try:
-            return self._weighted_means()
+            return self._trials.weighs()
         except LCAError:  # there is no weighted form
             return False
 
@@ -348,14 +360,25 @@ class ModelObjective:
         gradient: bool,
         names: Collection[str] | None = None,
     ) -> list[tuple[float, Vector]]:
+        self._trials.follow(state)
+        for own, batch in parts:
+            own._require_known(batch)
         groups = [own._batches_of(batch) for own, batch in parts]
         return self._loss.evaluate_each(theta, groups, state, gradient=gradient, names=names)
+
+    def _require_known(self, batch: PyTree | None) -> None:
+        """Raise if what is evaluated depends on what the loss was when the objective was made, and is not."""
+        sampled = isinstance(batch, Sample)
+        if sampled or self._is_class or batch is None:
+            self._trials.require(mean=sampled or self._is_class, weights=sampled and batch.weighted)
 
     def _share(self, index: np.ndarray) -> Scaled:
         """What the examples ``index`` contribute to the mean over all."""
         assert isinstance(self._data, Rows)
         rows, weight = Rows(self._data.take(index)), self._loss.batch_weight
-        return Scaled(self._with(self._loss, rows), weight(rows.tree) / weight(self._data.tree))
+        of_class = self._with(self._loss, rows)
+        of_class._is_class = True
+        return Scaled(of_class, weight(rows.tree) / weight(self._data.tree))
 
     def _with(self, loss: ModelLoss, data: Measured) -> "ModelObjective":
         other = copy.copy(self)
@@ -417,38 +440,9 @@ class ModelObjective:
     def _why_no_mean(self) -> str:
         """Why the loss is not a mean over examples, and what to do."""
         if self._loss.mixes_examples:
-            return f"{self._split.reason} (batch statistics); use batch_norm='frozen'"
+            return f"{self._trials.split.reason} (batch statistics); use batch_norm='frozen'"
         hint = self._loss.weight_hint if self._loss.counts_examples else ""
-        return f"{self._split.reason}; {hint or 'pass a loss that is a mean over examples'}"
-
-    def _weighted_means(self) -> bool:
-        """Whether weighted samples are weighted means; tried once, on four small batches."""
-        rows = self._examples()
-        if self._supports_weights is None:
-            self._supports_weights = self._try_weights(rows)
-        return self._supports_weights
-
-    def _try_weights(self, rows: Rows) -> bool:
-        """Equal weights give the plain mean, and one example with all the weight gives its own loss.
-
-        The batches that are compared have one length, as the length alone may change the rounding of a model.
-        """
-        last = len(rows) - 1
-        spread = np.linspace(0, last, min(len(rows), 100)).astype(int)
-        theta = self.theta()
-        eps = array_ops(theta).eps(theta)
-        for drawn, weight, plain in (
-            (spread, np.ones(len(spread)), spread),
-            (np.array([0, last]), np.array([1.0, 0.0]), np.array([0, 0])),
-        ):
-            expected = self.loss(theta, Sample(self._loss.sample(rows.take(plain), None)))
-            try:
-                found = self.loss(theta, Sample(self._loss.sample(rows.take(drawn), weight)))
-            except DataError:  # the loss does not take weights
-                return False
-            if abs(found - expected) > summed(abs(expected), eps):
-                return False
-        return True
+        return f"{self._trials.split.reason}; {hint or 'pass a loss that is a mean over examples'}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from lca.frameworks._loss import ModelLoss
 from lca.frameworks._loss_checks import weight_of
 from lca.frameworks._tensors import Tensor, dtype_of, is_floating, is_integer
 from lca.frameworks._trees import PyTree, tensors_in
+from lca.objective import State
 from lca.tolerances import rebatched
 
 MOST_ROWS = 24
@@ -47,11 +49,19 @@ class SplitTest:
     reweighed: bool = False
 
 
+class Cut(NamedTuple):
+    """A batch and its parts."""
+
+    whole: PyTree
+    parts: Sequence[PyTree]
+
+
 @dataclass(frozen=True)
 class _Split:
     whole: PyTree
     parts: Sequence[PyTree]
     theta: Vector
+    state: State | None
     loss: float
     mean: float
 
@@ -60,29 +70,24 @@ class _Split:
         return abs(self.loss - self.mean) if math.isfinite(self.mean) else math.inf
 
 
-def split_test(loss: ModelLoss, theta: Vector, grad: Vector, rows: Rows, batch: PyTree) -> SplitTest:
-    """Compare losses of a few batches with the weighted means of their parts; weights of `batch_weight`.
+def split_test(
+    loss: ModelLoss, points: Sequence[Vector], cuts: Sequence[Cut], state: State | None = None
+) -> SplitTest:
+    """Compare the losses of a few batches with the weighted means of their parts; weights of `batch_weight`.
 
-    The batches are rows that differ most from each other, all of them and in pairs, each cut into single
-    rows, and the measuring ``batch``, cut at a third. Few sizes of batches occur, because some frameworks
-    compile a loss for each size. Losses that agree at θ by accident, as at the start
-    of a network whose last layer is 0, are told apart at a second point, away from θ along a gradient.
-    Costs four forward passes of at most 255 rows, and those of about a hundred single rows.
+    ``points`` are those of `points_of` and ``cuts`` those of `cuts_of`; no cuts are data of one example,
+    which is its own mean. Costs four forward passes of at most 255 rows, and those of about a hundred single
+    rows.
     """
-    if len(rows) < 2:  # noqa: PLR2004
+    if not cuts:
         return SplitTest()
-    cuts = list(_cuts(rows, batch))
-    found = [
-        split
-        for point, (whole, parts) in product((theta, _elsewhere(loss, theta, grad)), cuts)
-        if (split := _evaluated(loss, point, whole, parts))
-    ]
+    found = [split for point, cut in product(points, cuts) if (split := _evaluated(loss, point, cut, state))]
     if not found:
         return SplitTest(
             "the model takes no parts of a batch, so it cannot be told whether its loss is a mean"
         )
     scale = max(abs(value) for s in found for value in (s.loss, s.mean) if math.isfinite(value))
-    tolerance = rebatched(scale, max(array_ops(theta).eps(theta), loss.precision_eps or 0))
+    tolerance = rebatched(scale, eps_of(loss, points[0]))
     broken = [split for split in found if split.gap > tolerance]
     if not broken or _is_random(loss, broken[0], tolerance):  # allocating refuses what is random
         return SplitTest()
@@ -107,16 +112,36 @@ def _told_apart(a: float, b: float) -> tuple[str, str]:
     return next((pair for pair in pairs if pair[0] != pair[1]), (str(a), str(b)))
 
 
-def _cuts(rows: Rows, batch: PyTree) -> Iterator[tuple[PyTree, Sequence[PyTree]]]:
-    """Batches and their parts."""
+def eps_of(loss: ModelLoss, theta: Vector) -> float:
+    """Machine epsilon of the precision in which the loss is computed."""
+    return max(array_ops(theta).eps(theta), loss.precision_eps or 0)
+
+
+def cuts_of(rows: Rows, batch: PyTree) -> list[Cut]:
+    """Batches to be compared with their parts; none if there is one row.
+
+    They are rows that differ most from each other, all of them and in pairs, each cut into single rows, and
+    the measuring ``batch``, cut at a third. Few sizes of batches occur, because some frameworks compile a
+    loss for each size.
+    """
+    if len(rows) < 2:  # noqa: PLR2004
+        return []
     differing, pairs = _differing(rows)
-    for index in (differing, *pairs):
-        chosen = Rows(rows.take(index))
-        yield chosen.tree, list(chosen.batches(1))
+    chosen = [Rows(rows.take(index)) for index in (differing, *pairs)]
+    cuts = [Cut(few.tree, list(few.batches(1))) for few in chosen]
     some = Rows(Rows(batch).take(slice(MOST_IN_BATCH)))
     third = max(len(some) // 3, min(len(some) - 1, 2))
     if third:
-        yield some.tree, [some.take(slice(third)), some.take(slice(third, None))]
+        cuts.append(Cut(some.tree, [some.take(slice(third)), some.take(slice(third, None))]))
+    return cuts
+
+
+def points_of(loss: ModelLoss, theta: Vector, grad: Vector) -> list[Vector]:
+    """θ and a point elsewhere, away along a gradient.
+
+    Losses that agree at θ by accident, as at the start of a network whose last layer is 0, differ there.
+    """
+    return [theta, _elsewhere(loss, theta, grad)]
 
 
 def _differing(rows: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -161,29 +186,29 @@ def _elsewhere(loss: ModelLoss, theta: Vector, grad: Vector) -> Vector:
     return vector.add_scaled(moved, -(own or vector.size(theta)) / other, grad)
 
 
-def _evaluated(loss: ModelLoss, theta: Vector, whole: PyTree, parts: Sequence[PyTree]) -> _Split | None:
+def _evaluated(loss: ModelLoss, theta: Vector, cut: Cut, state: State | None) -> _Split | None:
     """Both losses; ``None`` if there is no loss of the whole, or the model does not take the parts."""
-    once, mean = _loss(loss, theta, [whole]), _loss(loss, theta, parts)
+    once, mean = _loss(loss, theta, [cut.whole], state), _loss(loss, theta, cut.parts, state)
     if once is None or mean is None or not math.isfinite(once):
         return None
-    return _Split(whole, parts, theta, once, mean)
+    return _Split(*cut, theta, state, once, mean)
 
 
-def _loss(loss: ModelLoss, theta: Vector, batches: Sequence[PyTree]) -> float | None:
+def _loss(loss: ModelLoss, theta: Vector, batches: Sequence[PyTree], state: State | None) -> float | None:
     try:  # a batch of weight 0 need not have a loss
-        return loss.evaluate(theta, [b for b in batches if weight_of(loss, b)], gradient=False)[0]
+        return loss.evaluate(theta, [b for b in batches if weight_of(loss, b)], state, gradient=False)[0]
     except LCAError:
         return None
 
 
 def _is_random(loss: ModelLoss, split: _Split, tolerance: float) -> bool:
-    again = _loss(loss, split.theta, [split.whole])
+    again = _loss(loss, split.theta, [split.whole], split.state)
     return again is None or not abs(again - split.loss) <= tolerance
 
 
 def _is_between(loss: ModelLoss, split: _Split, tolerance: float) -> bool:
     """Whether the loss lies between the losses of the parts; those that have none weigh nothing."""
-    parts = [_loss(loss, split.theta, [part]) for part in split.parts]
+    parts = [_loss(loss, split.theta, [part], split.state) for part in split.parts]
     finite = [value for value in parts if value is not None and math.isfinite(value)]
     return bool(finite) and min(finite) - tolerance <= split.loss <= max(finite) + tolerance
 
@@ -194,7 +219,7 @@ def _has_weights(loss: ModelLoss, splits: Sequence[_Split], tolerance: float) ->
     for split in splits:
         if len(split.parts) != 2:  # noqa: PLR2004 - more parts leave their shares open
             continue
-        first, second = (_loss(loss, split.theta, [part]) for part in split.parts)
+        first, second = (_loss(loss, split.theta, [part], split.state) for part in split.parts)
         if first is None or second is None or not abs(first - second) > 4 * tolerance:
             continue
         share, error = (split.loss - second) / (first - second), 4 * tolerance / abs(first - second)

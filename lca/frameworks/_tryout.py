@@ -11,7 +11,7 @@ from lca.errors import DataError, LCAError
 from lca.frameworks._data import Batches, Measured, Rows, copies
 from lca.frameworks._loss import ModelLoss
 from lca.frameworks._loss_checks import require_weight, weight_of
-from lca.frameworks._split import MOST_COPIED, MOST_ROWS, SplitTest, split_test
+from lca.frameworks._split import MOST_COPIED, MOST_ROWS, Cut, SplitTest, cuts_of, points_of, split_test
 from lca.frameworks._tensors import Tensor, is_tensor, tensor_ops
 from lca.frameworks._trees import PyTree, examples_in, is_rows, tensors_in, tree_leaves
 from lca.tolerances import rebatched
@@ -51,9 +51,23 @@ def choose_batch_size(data: Measured, wanted: int | None) -> int | None:
 
 @dataclass(frozen=True)
 class Found:
-    """What the try-out has found: whether the loss is a mean, and parameters that get no gradient."""
+    """What the try-out has found.
+
+    Attributes
+    ----------
+    split
+        Whether the loss is a mean.
+    cuts
+        The batches on which that was tested, as `cuts_of`.
+    few
+        The rows of which gradients were taken.
+    unused
+        The names of parameters that get no gradient.
+    """
 
     split: SplitTest
+    cuts: Sequence[Cut]
+    few: PyTree
     unused: Sequence[str]
 
 
@@ -83,13 +97,19 @@ def try_out(loss: ModelLoss, theta: Vector, data: Measured, wanted: int | None) 
                 f"data as (inputs, targets). As it is, {error}"
             ) from error.__cause__
         raise
-    grad = _gradient(loss, theta, batch)
+    few, grad = _gradient(loss, theta, batch)
     _refuse_sums(loss, theta, batch)
-    split = _split_test(loss, theta, grad, data, batch)
-    _refuse_unstated(loss, data, wanted, split)
+    rows = data if isinstance(data, Rows) else Rows(batch)
+    if is_rows(rows.tree):
+        cuts = cuts_of(rows, batch)
+        split = split_test(loss, points_of(loss, theta, grad), cuts)
+    else:
+        cuts, split = [], SplitTest("its batches cannot be cut, so it cannot be told whether it is a mean")
+    if text := unstated(loss, data, wanted, split):
+        raise DataError(text)
     _refuse_non_finite(loss, theta, data, batch_size)
     _evaluate_all(loss, theta, data, batch_size)
-    return Found(split, unused)
+    return Found(split, cuts, few, unused)
 
 
 def _first_that_counts(loss: ModelLoss, data: Measured, batch_size: int | None) -> PyTree:
@@ -120,8 +140,8 @@ def _refuse_ambiguous_axes(loss: ModelLoss, data: Measured) -> None:
         )
 
 
-def _gradient(loss: ModelLoss, theta: Vector, batch: PyTree) -> Vector:
-    """The gradient of a few rows; enables gradients inside the loss if their loss is another without."""
+def _gradient(loss: ModelLoss, theta: Vector, batch: PyTree) -> tuple[PyTree, Vector]:
+    """A few rows and their gradient; enables gradients inside the loss if their loss is another without."""
     few = Rows(batch).take(slice(MOST_ROWS)) if is_rows(batch) else batch
     try:
         value, grad = loss.evaluate(theta, [few], gradient=True)
@@ -143,7 +163,7 @@ def _gradient(loss: ModelLoss, theta: Vector, batch: PyTree) -> Vector:
                     f"the loss of a batch is {value:.6g} where its gradient is computed, and {without:.6g} "
                     "where it is not; it must not depend on whether gradients are enabled."
                 )  # otherwise it is random, which is refused when allocating
-    return grad
+    return few, grad
 
 
 def _without_gradient(loss: ModelLoss, theta: Vector, batch: PyTree) -> float | None:
@@ -153,22 +173,14 @@ def _without_gradient(loss: ModelLoss, theta: Vector, batch: PyTree) -> float | 
         return None
 
 
-def _split_test(loss: ModelLoss, theta: Vector, grad: Vector, data: Measured, batch: PyTree) -> SplitTest:
-    """`split_test` of the data, or of the batch that they begin with."""
-    rows = data if isinstance(data, Rows) else Rows(batch)
-    if not is_rows(rows.tree):
-        return SplitTest("its batches cannot be cut, so it cannot be told whether it is a mean")
-    return split_test(loss, theta, grad, rows, batch)
-
-
-def _refuse_unstated(loss: ModelLoss, data: Measured, wanted: int | None, split: SplitTest) -> None:
-    """Refuse a loss that depends on how the data are cut into batches, unless that is stated.
+def unstated(loss: ModelLoss, data: Measured, wanted: int | None, split: SplitTest) -> str:
+    """Why a loss that depends on how the data are cut into batches is refused; "" if the cut is stated.
 
     Batches of a loader state it as well; not so where only the weights are missing.
     """
     came = isinstance(data, Batches) or data.came_in is not None
     if not split.reason or wanted is not None or (came and not (split.reweighed and loss.counts_examples)):
-        return
+        return ""
     hint = loss.weight_hint or "pass batch_weight=function of a batch: what its loss is divided by"
     if not loss.counts_examples:
         hint = "batch_weight must give what the loss of a batch is divided by"
@@ -179,9 +191,7 @@ def _refuse_unstated(loss: ModelLoss, data: Measured, wanted: int | None, split:
     statistics, frozen = (
         (" (batch statistics)", ", or batch_norm='frozen'") if loss.mixes_examples else ("", "")
     )
-    raise DataError(
-        f"the loss depends on the measuring batches{statistics}: {split.reason}; {weight}{size}{frozen}."
-    )
+    return f"the loss depends on the measuring batches{statistics}: {split.reason}; {weight}{size}{frozen}."
 
 
 def _fits_swapped(loss: ModelLoss, theta: Vector, batch: PyTree) -> bool:

@@ -45,6 +45,10 @@ OTHER_OPTIMIZERS = (
     "optimizers take turns and lower losses of their own (GAN, actor and critic): make a tracker for each "
     "model with its optimizer"
 )
+MOVED = (
+    "what the loss reads besides θ has moved (variables, buffers, attributes), and the loss may no longer be "
+    "a mean over examples: a new objective, made in the present state, tests that"
+)
 
 
 def other_size(measured: int, trained: int) -> str:
@@ -63,6 +67,7 @@ def likely_causes(
     supplied: Collection[str] | None = None,
     seen: Sequence[str] = (),
     updates: int | None = None,
+    moved: bool = False,
 ) -> list[str]:
     """The likely causes, the most telling one first, each with what to do about it.
 
@@ -79,6 +84,8 @@ def likely_causes(
         The causes that the tracker has seen in the loop.
     updates
         The number of updates in an epoch of the loop, if the tracker has seen one.
+    moved
+        Whether the state that the loss reads has moved.
 
     Examples
     --------
@@ -88,9 +95,10 @@ def likely_causes(
 loss of each accumulated batch by their number'
     """
     if isinstance(estimator, AdaptiveSampleSize | ControlVariate):
-        return likely_causes(estimator.probe, total, change)
+        return likely_causes(estimator.probe, total, change, moved=moved)
+    state = [MOVED] if moved else []
     if isinstance(estimator, SampledPathIntegral):
-        return _of_samples(estimator)
+        return [*_of_samples(estimator), *state]
     training = estimator is not None and estimator.target == "batch"
     weighs = training and _is_supplied(CrossFit(), supplied)
     factor = _of_a_factor(total, change) if weighs else []
@@ -99,7 +107,7 @@ loss of each accumulated batch by their number'
         epochs = _of_epochs(estimator, abs(total - change), abs(change), updates)
     else:
         epochs = []
-    return [*seen, *factor, *epochs, *_of_batches(estimator, supplied), *common]
+    return [*seen, *factor, *epochs, *_of_batches(estimator, supplied), *common, *state]
 
 
 def _is_supplied(estimator: Estimator, supplied: Collection[str] | None) -> bool:

@@ -101,6 +101,7 @@ class SelfCheck:
         self._start: Losses | None = None  # where the open window begins
         self._last: _Reached | None = None
         self._missing = -1
+        self._moved = False  # whether the state did
 
     def add(self, step: Step, rows: Mapping[str, Row]) -> None:
         """Process a step that was allocated; a check that has ended becomes part of ``rows``.
@@ -112,6 +113,7 @@ class SelfCheck:
         """
         if self._every is None:
             return
+        self._moved |= _moves_state(step)
         if not self._continues(step):
             self._drop()
         elif _moves_state(step) and self._last is not None:
@@ -206,6 +208,7 @@ class SelfCheck:
             supplied=self._supplied,
             seen=list(self.seen),
             updates=self._epoch.updates,
+            moved=self._moved,
         )
 
     def _continues(self, step: Step) -> bool:

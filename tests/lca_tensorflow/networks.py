@@ -98,3 +98,26 @@ MODELS = {
     "embedding": (embedding, (TOKENS, WORDS)),
     "shared": (shared, (X, Y)),
 }
+
+
+class Regularized(keras.Model):
+    """An autoencoder whose codes have a penalty, of each example or of the batch as a whole."""
+
+    def __init__(self, penalty):
+        super().__init__()
+        self.code, self.out = keras.layers.Dense(3), keras.layers.Dense(4)
+        self.beta, self.plain = keras.Variable(0.0, trainable=False, name="beta"), 0.0
+        self.penalty = penalty
+
+    def call(self, x):
+        code = self.code(x)
+        self.add_loss((self.beta + self.plain) * self.penalty(code))
+        return self.out(code)
+
+
+def of_examples(code):
+    return keras.ops.mean(keras.ops.square(code))
+
+
+def of_batch(code):
+    return keras.ops.sum(keras.ops.square(keras.ops.mean(code, 0)))

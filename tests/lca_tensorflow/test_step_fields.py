@@ -219,8 +219,25 @@ def test_a_step_is_skipped_if_the_next_update_has_no_gradient_of_what_it_moved(e
 
 
 def test_updates_of_blocks_in_turns_are_refused_with_the_reason():
-    with pytest.raises(LCAError, match="a gradient of every tensor that the update before has moved"):
+    reason = "a gradient of every tensor that the update before has moved; .* two optimizers .*SampledPathI"
+    with pytest.raises(LCAError, match=reason):
         updated(NextBatch(lca.RIGHT), slice(0, 2), slice(2, 4))
+
+
+def test_two_updates_from_one_batch_are_refused_with_the_reason():
+    run = TensorFlowFramework().run()
+    weights = run.model.trainable_weights
+    run.optimizer.build(weights)
+
+    def trained():
+        with Tracker(run.model, run.optimizer, run.objective, NextBatch(), on_error="raise") as tracker:
+            for batch in tracker.batches([run.data(range(12))] * 2):
+                gradient = run.gradient(batch)
+                for block in (slice(0, 2), slice(2, 4)):
+                    run.optimizer.apply(gradient[block], weights[block])
+
+    with pytest.raises(LCAError, match="make one update from each batch: where each of two optimizers"):
+        trained()
 
 
 BY_HAND = {

@@ -112,6 +112,14 @@ def test_a_sum_that_is_a_multiple_of_the_change_tells_of_a_factor(total, change,
     assert "the sum is about" not in "".join(likely_causes(PROBE, total, change))
 
 
+@pytest.mark.parametrize(
+    "estimator", [PROBE, ControlVariate(PROBE), CrossFit()], ids=lambda one: type(one).__name__
+)
+def test_a_state_that_has_moved_is_a_cause(estimator):
+    assert "mean over examples" in likely_causes(estimator, -2.0, -1.0, moved=True)[-1]
+    assert "mean over examples" not in "".join(likely_causes(estimator, -2.0, -1.0))
+
+
 class WithoutPieces(FunctionalTracker):
     _supplied = frozenset({"gradient"})
 

@@ -446,6 +446,20 @@ def test_what_the_state_does_is_in_no_checked_change_and_the_page_says_so(tmp_pa
     assert "In 3 of 4 steps the state moved" in " ".join(text for _, text in overview(run).verdicts)
 
 
+def test_a_state_that_has_moved_is_named_among_the_causes():
+    loss, points = Stated(np.diag([1.0, 2.0, 3.0])), path(BOWL, 20)
+    tracker = FunctionalTracker(points[0], loss, Factor(2.0, spread=0.0), on_error="raise", check_every=1)
+
+    def run():
+        with tracker:
+            for t, point in enumerate(points[1:]):
+                loss.scale = 2.0 - t % 2
+                tracker.update(point)
+
+    with pytest.warns(LCAWarning, match="not corrected.*no longer be a mean over examples: a new objective"):
+        run()
+
+
 def test_a_loss_that_is_not_finite_ends_the_measuring():
     class Overflowing(Quadratic):
         def loss(self, theta, batch=None):

@@ -1,0 +1,70 @@
+"""A weight that rises from 0 in the course of a run: a buffer, a Python attribute, a global of the loss."""
+
+import pytest
+import torch
+from torch import nn
+
+from lca.errors import LCAError
+from lca.estimators import SampledPathIntegral
+from lca_torch import Objective, Tracker
+
+X, Y = torch.randn(48, 4, generator=torch.Generator().manual_seed(0)), torch.arange(48) % 3
+AMOUNT = 0.0
+
+
+class Diverse(nn.Module):
+    """A classifier whose loss has a term of the mean prediction of its batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.plain = nn.Linear(4, 3), 0.0
+        self.register_buffer("buffer", torch.tensor(0.0))
+
+    def loss(self, batch):
+        out = self.linear(batch[0])
+        amount = self.buffer + self.plain + AMOUNT
+        return nn.functional.cross_entropy(out, batch[1]) + amount * out.softmax(1).mean(0).square().sum()
+
+
+def in_buffer(model, monkeypatch):
+    model.buffer.fill_(0.5)
+
+
+def in_attribute(model, monkeypatch):
+    model.plain = 0.5
+
+
+def in_global(model, monkeypatch):
+    monkeypatch.setitem(globals(), "AMOUNT", 0.5)
+
+
+RISES = {
+    in_buffer: "'buffer' from 0 to 0.5",
+    in_attribute: "plain changed from 0.0 to 0.5",
+    in_global: "AMOUNT.* changed from 0.0 to 0.5",
+}
+
+
+@pytest.mark.parametrize("rise", RISES)
+def test_samples_are_refused_when_a_term_of_the_whole_batch_gets_a_weight(rise, monkeypatch):
+    torch.manual_seed(0)
+    model = Diverse()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    objective = Objective(model, None, (X, Y), batch_loss=Diverse.loss)
+
+    def trained():
+        with Tracker(model, optimizer, objective, SampledPathIntegral(size=16), on_error="raise"):
+            for step in range(6):
+                if step == 3:
+                    rise(model, monkeypatch)
+                optimizer.zero_grad()
+                model.loss((X[step::6], Y[step::6])).backward()
+                optimizer.step()
+                reached.append(step)
+
+    reached = []
+    with pytest.raises(LCAError, match=f"{RISES[rise]}, and now the loss is not a mean over examples"):
+        trained()
+    assert len(reached) == (
+        4 if rise is in_buffer else 3
+    )  # of a buffer it is not known when in a step it moved
