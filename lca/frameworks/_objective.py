@@ -368,9 +368,9 @@ class ModelObjective:
 
     def _require_known(self, batch: PyTree | None) -> None:
         """Raise if what is evaluated depends on what the loss was when the objective was made, and is not."""
-        sampled = isinstance(batch, Sample)
-        if sampled or self._is_class or batch is None:
-            self._trials.require(mean=sampled or self._is_class, weights=sampled and batch.weighted)
+        mean = self._is_class or isinstance(batch, Sample)
+        if mean or batch is None:
+            self._trials.require(mean=mean, weights=isinstance(batch, Sample) and batch.weighted)
 
     def _share(self, index: np.ndarray) -> Scaled:
         """What the examples ``index`` contribute to the mean over all."""
