@@ -368,10 +368,9 @@ class ModelObjective:
 
     def _require_known(self, batch: PyTree | None) -> None:
         """Raise if what is evaluated depends on what the loss was when the objective was made, and is not."""
-        sample = batch if isinstance(batch, Sample) else None
-        if sample or self._is_class or batch is None:
-            mean = sample is not None or self._is_class
-            self._trials.require(mean=mean, weights=sample is not None and sample.weighted)
+        mean = self._is_class or isinstance(batch, Sample)
+        if mean or batch is None:
+            self._trials.require(mean=mean, weights=isinstance(batch, Sample) and batch.weighted)
 
     def _share(self, index: np.ndarray) -> Scaled:
         """What the examples ``index`` contribute to the mean over all."""
