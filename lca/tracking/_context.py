@@ -449,7 +449,7 @@ def is_due(count: int) -> bool:
     >>> [sum(map(is_due, range(1, stop + 1))) for stop in (100, 1_000, 10_000)]
     [45, 80, 115]
     """
-    decade = 10 ** max(0, len(str(count)) - 2)
+    decade: int = 10 ** max(0, len(str(count)) - 2)
     step = next(step for step in (5, 2, 1) if step == 1 or count >= 10 * step * decade)
     return count % (step * decade) == 0
 
