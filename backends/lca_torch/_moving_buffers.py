@@ -16,11 +16,12 @@ def moved_after_use(model: nn.Module) -> frozenset[str]:
     >>> sorted(moved_after_use(nn.Sequential(norm, nn.BatchNorm1d(2))))
     ['1.num_batches_tracked', '1.running_mean', '1.running_var']
     """
-    return frozenset(
-        f"{name}.{buffer}".lstrip(".")
+    before = {
+        f"{name}.{buffer}".removeprefix(".")
         for name, module in model.named_modules()
-        for buffer in module._buffers.keys() - _moved_before_use(module)
-    )
+        for buffer in _moved_before_use(module)
+    }
+    return frozenset(name for name, _ in model.named_buffers() if name not in before)
 
 
 def running_statistics(model: nn.Module) -> frozenset[str]:
