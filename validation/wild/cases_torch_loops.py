@@ -618,6 +618,21 @@ def _(run):
     return loop(run, model, after=lambda step: model.temperature.mul_(0.9))
 
 
+@torch_case("a buffer of the model that the loop sets before every update (two tasks in turn)")
+def _(run):
+    class InTurn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp(6, 8, 3)
+            self.register_buffer("task", torch.tensor(0))
+
+        def forward(self, x):
+            return self.net(x) * (1 - 2 * self.task)
+
+    model = InTurn()
+    return loop(run, model, before=lambda step: model.task.fill_(step % 2))
+
+
 @torch_case("dropout rate raised by a callback (does not touch evaluation)")
 def _(run):
     model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.1), nn.Linear(8, 3))

@@ -1,9 +1,9 @@
 """`TorchRun`: a case in torch. The truth is found in forked copies of the process.
 
-Before every update the process is forked. The copy holds the world as the update found it: flags, counters,
-loss modules, other models; but the model's own buffers as the update before left them, since the forward pass
-of the batch read those. After the update it gets θ before and after, and answers with the true allocation. It
-may write whatever it likes: nothing of it reaches the training.
+Before every update the process is forked. The copy holds the world as the update found it: flags, counters, loss
+modules, other models; but the model's own buffers as its forward pass of the batch found them, except for the
+vectors of spectral norms, which that pass moves before it reads them. After the update it gets θ before and after,
+and answers with the true allocation. It may write whatever it likes: nothing of it reaches the training.
 """
 
 import multiprocessing as mp
@@ -137,6 +137,10 @@ class TorchRun(Run):
         self._oracle.__exit__()
 
 
+_NORMS = ("._u", "._v", "weight_u", "weight_v")
+"""How the names of the vectors of spectral norms end."""
+
+
 class _Oracle:
     """Follows the updates of the model's parameters by all optimizers."""
 
@@ -155,8 +159,9 @@ class _Oracle:
     def __enter__(self) -> "_Oracle":
         self.truth.loss_start = self._loss_now()
         self._world: _World | None = None
-        self._buffers = _copied(self._model.named_buffers())
+        self._buffers, self._passed = _copied(self._model.named_buffers()), False
         self._hooks = [
+            *_pre_hook(self._model, self._look),
             register_optimizer_step_pre_hook(self._before),
             register_optimizer_step_post_hook(self._after),
         ]
@@ -173,6 +178,11 @@ class _Oracle:
         loss = world.loss()
         world.close()
         return loss
+
+    def _look(self, *_: Any) -> None:
+        """The first forward pass for the coming update begins."""
+        if self._model.training and not self._passed:
+            self._buffers, self._passed = _copied(self._model.named_buffers()), True
 
     def _before(self, optimizer: Any, *_: Any) -> None:
         self._inside.append(optimizer)
@@ -195,7 +205,7 @@ class _Oracle:
         step = self._world.allocate(self._start, end)
         self.truth.steps.append(replace(step, tracked=id(optimizer) in self._tracked))
         self._close()
-        self._buffers = _copied(self._model.named_buffers())
+        self._buffers, self._passed = _copied(self._model.named_buffers()), False
 
     def _close(self) -> None:
         if self._world is not None:
@@ -220,6 +230,8 @@ class _World:
             self._pipe.close()
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
+                    if name.endswith(_NORMS):
+                        continue
                     if name in buffers and buffers[name].shape == buffer.shape:
                         buffer.copy_(buffers[name])
             _serve(theirs, model, loss)
@@ -304,6 +316,11 @@ def _wide(tensor: torch.Tensor) -> np.ndarray:
 def _attributes(module: torch.nn.Module) -> dict[str, Any]:
     """Its plain attributes, which a forward pass may set."""
     return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+
+
+def _pre_hook(model: torch.nn.Module, hook: Callable[..., None]) -> list[Any]:
+    """None for a compiled script, whose parameters would be other objects with a hook."""
+    return [] if isinstance(model, torch.jit.ScriptModule) else [model.register_forward_pre_hook(hook)]
 
 
 def _copied(buffers: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
