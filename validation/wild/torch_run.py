@@ -1,9 +1,10 @@
 """`TorchRun`: a case in torch. The truth is found in forked copies of the process.
 
-Before every update the process is forked. The copy holds the world as the update found it: flags, counters, loss
-modules, other models; but the model's own buffers as its forward pass of the batch found them, except for the
-vectors of spectral norms, which that pass moves before it reads them. After the update it gets θ before and after,
-and answers with the true allocation. It may write whatever it likes: nothing of it reaches the training.
+Before every update the process is forked. The copy holds the world as the update found it: flags, counters,
+loss modules, other models; but the model's own buffers as its forward pass of the batch found them, except
+for the vectors of spectral norms, which that pass moves before it reads them. After the update it gets θ
+before and after, and answers with the true allocation. It may write whatever it likes: nothing of it
+reaches the training.
 """
 
 import multiprocessing as mp
