@@ -29,6 +29,7 @@ def test_the_numpy_backend_conforms():
         "state_is_copied_and_used",
         "states_do_not_depend_on_each_other",
         "batches_are_in_the_state",
+        "batches_together_are_as_one_by_one",
         "asked_tensors_are_differentiated",
         "variants_keep_what_they_are",
     }

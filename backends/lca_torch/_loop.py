@@ -19,7 +19,7 @@ from lca_torch._optimizers import refuse_maximizing
 from lca_torch._process_group import MeasuringRanks
 from lca_torch._ranks import Ranks
 from lca_torch._update_check import UpdateCheck
-from lca_torch._updates import calling
+from lca_torch._updates import calling, owned_by
 
 OF_UPDATES = GRADIENT_FIELDS - {"gradient"}
 """The fields of `lca.Step` that are made from the formula of an update."""
@@ -295,12 +295,11 @@ class Loop(LoopContext):
 
     def _unowned(self) -> set[int]:
         """Positions of the parameters that no optimizer moves."""
-        groups = chain.from_iterable(optimizer.param_groups for optimizer in self._optimizers)
-        owned = {id(own) for group in groups for own in group["params"]}
+        owned = owned_by(self._optimizers)
         return {which for which, own in enumerate(self._grads.parameters) if id(own) not in owned}
 
     def _turn(self, optimizer: torch.optim.Optimizer) -> _Turn:
-        own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        own = owned_by([optimizer])
         every = list(enumerate(self._grads.parameters))
         return _Turn(
             frozenset(which for which, parameter in every if id(parameter) in own),

@@ -209,6 +209,12 @@ def stepping(optimizers: Iterable[Optimizer]) -> Iterator[Optimizer]:
             yield from stepping(held(one))
 
 
+def owned_by(optimizers: Iterable[Optimizer]) -> set[int]:
+    """The ids of the parameters of optimizers, also of those inside wrappers."""
+    groups = (group for one in stepping(optimizers) for group in one.param_groups)
+    return {id(parameter) for group in groups for parameter in group["params"]}
+
+
 def may_move(optimizer: Optimizer) -> bool:
     """Whether a step may move parameters; optimizers of torch move only those that have a gradient.
 

@@ -361,7 +361,7 @@ def _evaluates_together(subject: ObjectiveSubject) -> bool:
 
 
 @law_into(GRADIENT_CHECKS, applies=_evaluates_together)
-def batches_evaluated_together_are_as_one_by_one(subject: ObjectiveSubject, draw: Draw) -> None:
+def batches_together_are_as_one_by_one(subject: ObjectiveSubject, draw: Draw) -> None:
     """``evaluate_together`` gives each batch its own loss and gradient, which the caller may overwrite."""
     objective, eps = subject.make(), eps_of(subject.widest)
     theta, order = subject.theta(objective.layout, draw), draw.rng(104).permutation(len(subject.places))

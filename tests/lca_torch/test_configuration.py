@@ -133,22 +133,15 @@ def trained(case, *, tracked, steps=4):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.5)
     truth = []
 
-    own_buffer = case in (integer_buffer, boolean_buffer)  # which forward passes move: taken as it was before
-
     def one(t):
         before = loss(model, (X, Y))
-        if not own_buffer:
-            move(t)
+        move(t)
         optimizer.zero_grad()
         loss(model, (X, Y)).backward()
-        if own_buffer and tracked:
-            move(t)
         start = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
         optimizer.step()
         if not tracked:
             truth.append((before.item(), integral(model, loss, start)))
-        if own_buffer and not tracked:
-            move(t)
 
     if not tracked:
         for t in range(1, steps + 1):

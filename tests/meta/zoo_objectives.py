@@ -391,17 +391,17 @@ WRONG_OBJECTIVES: dict[str, Wrong] = {
     ),
     "batches evaluated together share a gradient": Wrong(
         "one buffer for the gradients of several batches",
-        "batches_evaluated_together_are_as_one_by_one",
+        "batches_together_are_as_one_by_one",
         _wrapped(TogetherInOneBuffer),
     ),
     "batches evaluated together come back in another order": Wrong(
         "batches sorted by their length",
-        "batches_evaluated_together_are_as_one_by_one",
+        "batches_together_are_as_one_by_one",
         _wrapped(TogetherSorted),
     ),
     "losses evaluated together are not those of single batches": Wrong(
         "a loss without gradient that is not divided by the number of batches",
-        "batches_evaluated_together_are_as_one_by_one",
+        "batches_together_are_as_one_by_one",
         _wrapped(TogetherWithoutGradient),
     ),
     "sum against mean": Wrong(
