@@ -18,8 +18,8 @@ from validation.cost_frontier.helping import HelpingBracket
 
 Array = np.ndarray
 TRUTH = lca.PathIntegral(lca.RK4)
-USUAL = "2 micro-batches"
-"""The training loop that most estimators can watch."""
+USUAL, ANY = "2 micro-batches", "any"
+"""The training loop that most estimators need, and that of estimators which can watch any."""
 WINDOWS = (1, 10, 50)
 """Lengths of the windows of steps whose intervals are tried; and the whole run."""
 
@@ -66,6 +66,10 @@ def run(case: Case, options: Options, estimators: Mapping[str, Estimator]) -> di
     loops: dict[str, dict[str, Estimator]] = {}
     for name, estimator in estimators.items():
         loops.setdefault(_loop_of(estimator), {})[name] = estimator
+    anywhere = loops.pop(ANY, {})
+    if anywhere:
+        shared = USUAL if USUAL in loops else next(iter(loops), USUAL)
+        loops.setdefault(shared, {}).update(anywhere)
     found: dict[str, dict[str, Any]] = {}
     for loop, own in loops.items():  # a training run for each
         try:
@@ -82,8 +86,7 @@ def _loop_of(estimator: Any) -> str:
     fields = required_fields_of(estimator)
     if "halves" in fields:
         return "whole batches"
-    count = estimator.micro_batches if "micro_batches" in fields else 2
-    return USUAL if count == 2 else f"{count} micro-batches"
+    return f"{estimator.micro_batches} micro-batches" if "micro_batches" in fields else ANY
 
 
 def _watched(case: Case, options: Options, estimators: Mapping[str, Estimator]) -> dict[str, dict[str, Any]]:
