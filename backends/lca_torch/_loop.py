@@ -154,7 +154,7 @@ class Loop(LoopContext):
             self._grads.pass_begins(first, added)
         if self._grads.unchanged(self._seen):
             return
-        found = self._grads.nonzero()  # where there is none, all were zeroed, and none has moved
+        found = self._grads.nonzero()  # if all are zero, the loop has zeroed them
         if found and self._total is not None and self._grads.moved(self._total):
             return
         changed = found if self._seen is None else found & self._grads.changed(self._seen)

@@ -31,7 +31,7 @@ def names_in(code: CodeType) -> set[str]:
 def globals_in(function: FunctionType) -> frozenset[str]:
     """The names in the module of a function that it refers to, in inner functions too.
 
-    An attribute of such a name is none of them; a word in a string is one where the code looks up by name.
+    Attributes do not count. Words in strings do, if the code looks names up by strings (``getattr``).
 
     Examples
     --------

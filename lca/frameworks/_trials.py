@@ -82,7 +82,7 @@ class Trials:
             self._cause_of_weights = _text(moved, self._loss.what_changed(), unseen)
 
     def require(self, *, mean: bool, weights: bool) -> None:
-        """Raise if the loss is no longer what it was when the objective was made.
+        """Raise if a later trial has failed on which this evaluation depends.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class Trials:
         Raises
         ------
         LCAError
-            If a trial has failed since, on which this evaluation depends.
+            If a trial has failed since the objective was made.
         """
         if self._cause and mean:
             raise LCAError(

@@ -101,7 +101,7 @@ class Accumulation:
 
 
 def _other(number: int, usual: int, epochs: int, by_passes: bool) -> str:
-    """What an update did that was not made from the usual number, which is 0 if there is none."""
+    """Describes an update made from another number of batches than usual; ``usual`` is 0 if unknown."""
     if number == usual:
         return ""
     cause = f"its batches are of {epochs} epochs: " if epochs > 1 else ""

@@ -14,7 +14,7 @@ from lca.objective import Batch
 
 Labels = NDArray[np.intp]
 RARE = 1e-8
-"""A spread that is by chance with a smaller probability is none by chance."""
+"""Significance level: a χ² whose p-value is smaller is not taken for chance."""
 FAR = 6.0
 """A spread that is so many standard errors below its mean is too even, as that of views of one example."""
 SORTED = (

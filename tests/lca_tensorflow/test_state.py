@@ -9,7 +9,7 @@ import lca
 from lca.errors import LCAError
 from lca.objective import at_state
 from lca_tensorflow import LCACallback, Objective, Tracker
-from tests.lca_tensorflow.networks import X, Y, cross_entropy, floats, stack
+from tests.lca_tensorflow.networks import Averages, X, Y, cross_entropy, floats, stack
 
 DENSE = keras.layers.Dense
 
@@ -29,22 +29,6 @@ class Scaled(keras.layers.Layer):
 
     def call(self, inputs):
         return inputs * keras.ops.cast(self.scale, inputs.dtype)
-
-
-class Averages(keras.Model):
-    """Adds an average over the outputs of training, and multiplies by a variable that the loop sets."""
-
-    def __init__(self):
-        super().__init__()
-        self.outputs_of = keras.layers.Dense(3)
-        self.average = self.add_weight(name="average", shape=(3,), initializer="zeros", trainable=False)
-        self.factor = self.add_weight(name="factor", shape=(), initializer="ones", trainable=False)
-
-    def call(self, inputs, training=False):
-        outputs = self.outputs_of(inputs)
-        if training:
-            self.average.assign(0.9 * self.average + 0.1 * keras.ops.mean(outputs, axis=0))
-        return self.factor * outputs + self.average
 
 
 def other_names(objective):

@@ -12,6 +12,7 @@ from lca.estimators import CrossFit, SampledPathIntegral
 from lca.tracking import FunctionalTracker
 from lca_keras import LCACallback, Objective, Tracker
 from tests.lca_keras.engine.fits import X, Y, cross_entropy, model_of
+from tests.lca_tensorflow.networks import Averages
 
 BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 20, 8)]
 
@@ -148,22 +149,6 @@ def test_a_number_in_python_that_changes_the_loss_is_named():
 
     with pytest.raises(LCAError, match=r"has changed during the step because of .*beta.*keras\.Variable"):
         train()
-
-
-class Averages(keras.Model):
-    """Adds an average over the outputs of training, and multiplies by a variable that the loop sets."""
-
-    def __init__(self):
-        super().__init__()
-        self.outputs_of = keras.layers.Dense(3)
-        self.average = self.add_weight(name="average", shape=(3,), initializer="zeros", trainable=False)
-        self.factor = self.add_weight(name="factor", shape=(), initializer="ones", trainable=False)
-
-    def call(self, inputs, training=False):
-        outputs = self.outputs_of(inputs)
-        if training:
-            self.average.assign(0.9 * self.average + 0.1 * ops.mean(outputs, axis=0))
-        return self.factor * outputs + self.average
 
 
 def test_only_what_a_forward_pass_of_training_updates_is_moved_by_it():
