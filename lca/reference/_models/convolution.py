@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lca.errors import LayoutError
-from lca.reference._models.layers import Array, ParameterFree, Params, Shape, he_normal
+from lca.reference._models.layers import Array, ParameterFree, Params, Shape, he_normal, product
 
 ConvCache: TypeAlias = tuple[Array, Shape]
 PoolCache: TypeAlias = tuple[Array, Array]
@@ -71,7 +71,7 @@ class Conv2d:
     def forward(self, params: Params, x: Array) -> tuple[Array, ConvCache]:
         weight, bias = params
         columns = self._columns(x)
-        out = np.matmul(weight.reshape(self.c_out, -1), columns)
+        out = product(weight.reshape(self.c_out, -1), columns)
         out += bias[:, None]
         n, (_, *sides) = len(x), self.output_shape(x.shape[1:])
         return out.reshape(self.c_out, n, *sides).swapaxes(0, 1), (columns, x.shape)
@@ -79,13 +79,13 @@ class Conv2d:
     def write_gradient(self, cache: ConvCache, grad: Array, into: Params) -> None:
         weight, bias = into
         grad = _channels_first(grad)
-        np.matmul(grad, cache[0].T, out=weight.reshape(self.c_out, -1))
+        product(grad, cache[0].T, weight.reshape(self.c_out, -1))
         np.sum(grad, axis=1, out=bias)
 
     def input_gradient(self, params: Params, cache: ConvCache, grad: Array) -> Array:
         n, c, h, w = cache[1]
         k, p, (rows, cols) = self.kernel, self.padding, grad.shape[2:]
-        columns = np.matmul(params[0].reshape(self.c_out, -1).T, _channels_first(grad))
+        columns = product(params[0].reshape(self.c_out, -1).T, _channels_first(grad))
         columns = columns.reshape(c, k, k, n, rows, cols)
         padded = np.zeros((c, n, h + 2 * p, w + 2 * p), dtype=columns.dtype)
         for u in range(k):

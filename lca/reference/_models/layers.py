@@ -116,19 +116,18 @@ class Dense:
 
     def forward(self, params: Params, x: Array) -> tuple[Array, Array]:
         weight, bias = params
-        out = np.matmul(x, weight.T)
+        out = product(x, weight.T)
         out += bias
         return out, x
 
     def write_gradient(self, cache: Array, grad: Array, into: Params) -> None:
         weight, bias = into
-        np.matmul(grad.T, cache, out=weight)
+        product(grad.T, cache, weight)
         # A product with a vector of ones is several times faster than a sum over axis 0.
-        np.matmul(np.ones(len(grad), grad.dtype), grad, out=bias)
+        product(np.ones(len(grad), grad.dtype), grad, bias)
 
     def input_gradient(self, params: Params, cache: Array, grad: Array) -> Array:
-        into: Array = np.matmul(grad, params[0])
-        return into
+        return product(grad, params[0])
 
 
 @dataclass(frozen=True)
@@ -198,3 +197,18 @@ class Flatten(ParameterFree):
 def he_normal(rng: np.random.Generator, shape: Shape) -> Array:
     """A weight (n_out, ...) from a normal distribution with variance 2 / fan-in (He et al. 2015)."""
     return rng.normal(0.0, np.sqrt(2 / math.prod(shape[1:])), shape)
+
+
+def product(a: Array, b: Array, out: Array | None = None) -> Array:
+    """``a @ b`` for a (n, k) or (k,) and b (k, m), written into ``out`` if given.
+
+    Some BLAS kernels multiply by 0 what the memory held before, where NaN stays NaN, or raise the flag of an
+    invalid operation for padding that no result contains. So the memory begins with zeros, and the values
+    decide: whoever asks for a loss checks that it is finite.
+    """
+    if out is None:
+        out = np.zeros((*a.shape[:-1], b.shape[1]), np.result_type(a, b))
+    else:
+        out.fill(0)
+    with np.errstate(invalid="ignore"):
+        return np.matmul(a, b, out=out)

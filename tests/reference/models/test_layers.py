@@ -130,3 +130,19 @@ def test_relu_at_the_kink_has_derivative_zero() -> None:
 def test_unfit_input_is_refused(layer: Layer, shape: tuple[int, ...]) -> None:
     with pytest.raises(LayoutError, match="takes"):
         layer.output_shape(shape)
+
+
+def test_what_the_memory_of_a_product_held_before_does_not_count(monkeypatch):
+    """With a BLAS that multiplies it by 0, where NaN stays NaN."""
+
+    def careless(a, b, out):
+        out[...] = 0 * out + a @ b
+        return out
+
+    rng = np.random.default_rng(0)
+    x, grad = rng.normal(size=(4, 5)), rng.normal(size=(4, 3))
+    into = np.full((3, 5), np.nan), np.full(3, np.nan)
+    monkeypatch.setattr(np, "matmul", careless)
+    Dense(5, 3).write_gradient(x, grad, into)
+    np.testing.assert_array_equal(into[0], grad.T @ x)
+    np.testing.assert_array_equal(into[1], np.ones(4) @ grad)
