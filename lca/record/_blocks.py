@@ -34,6 +34,7 @@ class Blocks:
         for name, rows in self._files.items():
             first = self._first[name]
             rows[: self._count - first] = store.read(name, slice(first, self._count))
+        self._next_file = self._end_of_files()
 
     @classmethod
     def create(cls, path: Path, plan: Plan, attributes: Mapping[str, Any]) -> "Blocks":
@@ -136,16 +137,23 @@ class Blocks:
         return waiting >= ROWS_OF_LATE and time.monotonic() - self._written > LATE
 
     def _fill(self, step: Cells, losses: Iterable[Cells]) -> None:
-        for name, rows in self._files.items():
-            if self._count - self._first[name] == len(rows):
-                self._first[name] = self._count
-                rows[:] = self._empty[name]
+        count, files, first = self._count, self._files, self._first
+        if count == self._next_file:
+            for name, rows in files.items():
+                if count - first[name] == len(rows):
+                    first[name] = count
+                    rows[:] = self._empty[name]
+            self._next_file = self._end_of_files()
         for name, value in step.items():
-            self._files[name][self._count - self._first[name]] = value
+            files[name][count - first[name]] = value
         for which, cells in enumerate(losses):
             for name, value in cells.items():
-                self._files[name][self._count - self._first[name], which] = value
+                files[name][count - first[name], which] = value
         self._count += 1
+
+    def _end_of_files(self) -> int:
+        """The number of rows at which the first of the files is full."""
+        return min(self._first[name] + len(rows) for name, rows in self._files.items())
 
     def _write(self) -> None:
         files = {name: (self._first[name], rows) for name, rows in self._files.items()}

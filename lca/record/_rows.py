@@ -14,7 +14,8 @@ from lca.step import _moves_state
 from lca.views._view import step_of
 
 Cells = dict[str, np.ndarray | float | int]
-"""The values of one step, or of one measured loss in it, by variable."""
+"""The values of one step, or of one measured loss in it, by variable; what is left out stays NaN."""
+_CHECKED = tuple(f"checked_{field.name}" for field in fields(CheckedWindow))
 
 
 def step_cells(row: Row, content: Content) -> Cells:
@@ -57,15 +58,19 @@ def loss_cells(row: Row, content: Content, groups: Collection[Groups] = ()) -> C
     values, ops = row.allocation.values, array_ops(row.allocation.values)
     cells: Cells = {name: value for name, value in row.scalars.items() if name != "step"}
     cells["path_difference"] = row.path_difference
-    for at, field in enumerate(fields(CheckedWindow)):
-        cells[f"checked_{field.name}"] = np.nan if row.check is None else row.check._numbers[at]
+    if row.check is not None:
+        cells |= zip(_CHECKED, row.check._numbers, strict=True)
+    sampled = bool(row.allocation.replicates)
     for by in group_names(content):
-        cells[f"{by}_total"], cells[f"{by}_stderr"] = row.totals(by), row.stderr(by)
+        cells[f"{by}_total"] = row.totals(by)
+        if sampled:
+            cells[f"{by}_stderr"] = row.stderr(by)
         if by != "neuron":
             cells[f"{by}_helping"], cells[f"{by}_hurting"], cells[f"{by}_zero"] = row.signs(by)
     if groups:
         cells["group_total"] = np.concatenate([row.totals(each) for each in groups])
-        cells["group_stderr"] = np.concatenate([row.stderr(each) for each in groups])
+        if sampled:
+            cells["group_stderr"] = np.concatenate([row.stderr(each) for each in groups])
     if content.histogram:
         counts = row.magnitudes
         cells["histogram_helping"], cells["histogram_hurting"] = counts[:, 1:-1]
