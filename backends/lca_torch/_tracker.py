@@ -29,7 +29,7 @@ from lca_torch._sharded_gradients import ShardedGradients
 from lca_torch._sharded_loss import LiveShards, ShardedLoss, shards_of
 from lca_torch._shared_run import leave, ranks_of, require_same_tracker
 from lca_torch._slots import SMALL
-from lca_torch._updates import Updates, held, stepping
+from lca_torch._updates import Updates, held, parameters_of, stepping
 
 _NOT_AHEAD = "none read ahead (to prefetch, wrap the loader: tracker.batches(prefetch(loader)))"
 
@@ -267,8 +267,7 @@ class Tracker(ModelTracker[Loop]):
         return with_gradient_hooks(self._model)
 
     def _owned(self) -> Iterator[nn.Parameter]:
-        groups = (group for optimizer in stepping(self._optimizers) for group in optimizer.param_groups)
-        return (parameter for group in groups for parameter in group["params"])
+        return parameters_of(self._optimizers)
 
     def _make_context(self, parameters: Sequence[nn.Parameter]) -> Loop:
         if OF_UPDATES.intersection(self._session.required_fields):

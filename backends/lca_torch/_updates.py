@@ -209,10 +209,15 @@ def stepping(optimizers: Iterable[Optimizer]) -> Iterator[Optimizer]:
             yield from stepping(held(one))
 
 
-def owned_by(optimizers: Iterable[Optimizer]) -> set[int]:
-    """The ids of the parameters of optimizers, also of those inside wrappers."""
+def parameters_of(optimizers: Iterable[Optimizer]) -> Iterator[nn.Parameter]:
+    """The parameters of optimizers, also of those inside wrappers."""
     groups = (group for one in stepping(optimizers) for group in one.param_groups)
-    return {id(parameter) for group in groups for parameter in group["params"]}
+    return (parameter for group in groups for parameter in group["params"])
+
+
+def owned_by(optimizers: Iterable[Optimizer]) -> set[int]:
+    """The ids of `parameters_of` these optimizers."""
+    return set(map(id, parameters_of(optimizers)))
 
 
 def may_move(optimizer: Optimizer) -> bool:
