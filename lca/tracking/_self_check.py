@@ -118,6 +118,7 @@ class SelfCheck:
             self._drop()
         elif _moves_state(step) and self._last is not None:
             self.end(self._last.theta)
+            self._drop()  # a window without steps began in the state before
         if self._start is None and self._due:
             self._begin(self._measured(step.start, _state_of(step)))
         after = step.state[1] if step.state else None

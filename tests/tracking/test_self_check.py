@@ -427,6 +427,23 @@ def test_a_step_in_which_the_state_moves_is_checked_in_its_first_state():
     assert [(w.first_step, w.last_step, w.change) for w in windows] == [(t, t, expected[t]) for t in range(3)]
 
 
+@pytest.mark.parametrize("check_every", [1, 2, 3])
+def test_a_state_that_moves_where_a_window_ends_is_in_no_checked_change(check_every):
+    """The next window is measured from its start in the new state, not in the one that the last ended in."""
+    loss, points = Stated(np.diag([1.0, 2.0, 3.0])), path(BOWL, 8)
+    with FunctionalTracker(points[0], loss, Factor(), on_error="raise", check_every=check_every) as tracker:
+        for t, point in enumerate(points[1:]):
+            loss.scale = 1.0 + 10 * (t // check_every)
+            tracker.update(point)
+    losses = [BOWL.loss(point) for point in points]
+    for window in tracker.summary()["train"]["checked_windows"]:
+        first, last = window["first_step"], window["last_step"]
+        scale = 1.0 + 10 * (first // check_every)
+        assert scale == 1.0 + 10 * (last // check_every)
+        expected = scale * (losses[last + 1] - losses[first])
+        assert abs(window["change"] - expected) <= summed(2 * scale * losses[0], EPS64)
+
+
 def test_what_the_state_does_is_in_no_checked_change_and_the_page_says_so(tmp_path):
     loss, points = Stated(np.diag([1.0, 2.0, 3.0])), path(BOWL, 4)
     options = {"on_error": "raise", "check_every": 2, "record": tmp_path / "run"}
