@@ -164,7 +164,7 @@ class ModelObjective:
 
     def state(self) -> State | None:
         """A copy of what the loss depends on besides θ (running statistics); ``None`` if that is nothing."""
-        return self._loss.state()
+        return self._trials.state()
 
     def at_state(self, state: State) -> "Variant":
         """The same loss with this state instead of the model's own."""
@@ -363,6 +363,8 @@ class ModelObjective:
         self._trials.follow(state)
         for own, batch in parts:
             own._require_known(batch)
+            if batch is None and own._is_cut:
+                self._trials.require_weights(state)
         groups = [own._batches_of(batch) for own, batch in parts]
         return self._loss.evaluate_each(theta, groups, state, gradient=gradient, names=names)
 
@@ -371,6 +373,11 @@ class ModelObjective:
         mean = self._is_class or isinstance(batch, Sample)
         if mean or batch is None:
             self._trials.require(mean=mean, weights=isinstance(batch, Sample) and batch.weighted)
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether all data are, or may be, more than one batch."""
+        return not isinstance(self._data, Rows) or len(self._data) > (self.batch_size or 1)
 
     def _share(self, index: np.ndarray) -> Scaled:
         """What the examples ``index`` contribute to the mean over all."""

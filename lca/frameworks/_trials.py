@@ -16,7 +16,7 @@ from lca.arrays import Vector, array_ops
 from lca.errors import DataError, LCAError
 from lca.frameworks._data import Rows
 from lca.frameworks._loss import ModelLoss
-from lca.frameworks._loss_checks import unweighted
+from lca.frameworks._loss_checks import unweighted, weight_of
 from lca.frameworks._split import SplitTest, eps_of, points_of, split_test
 from lca.frameworks._tryout import Found
 from lca.objective import State
@@ -26,6 +26,8 @@ Moved: TypeAlias = Mapping[str, tuple[Vector | None, Vector]]
 """Entries of a state that have moved: before, and after."""
 CONFIGURATION = "configuration"
 """The entry of a state that counts the changes of Python values of the model and the loss."""
+WEIGHTS = "batch_weight"
+"""The entry of a state that holds the weights of a few batches, if a function of the user gives them."""
 LONGEST = 256
 """Evaluations between two trials of a loss whose state moves all the time."""
 HEAVY = 7
@@ -57,8 +59,43 @@ class Trials:
         self.split = found.split
         """Whether the loss is a mean, as it was found last."""
         self._weighs = False  # or not known
-        self._moves = Moves(loss.state() or {})
+        self._weights: np.ndarray | None = None
+        self._bare: State | None = None  # the last state, without and with these weights
+        self._state: State | None = None
+        self._moves = Moves(self.state() or {})
         self._cause = self._cause_of_weights = ""  # what moved before a trial failed
+
+    def state(self) -> State | None:
+        """That of the loss, with the weights of a few batches where a function of the user gives them."""
+        found, weights = self._loss.state(), self._weights_now()
+        if weights is None:
+            return found
+        if self._bare is not found or self._weights is None or not np.array_equal(weights, self._weights):
+            self._bare, self._weights, self._state = found, weights, {**(found or {}), WEIGHTS: weights}
+        return self._state
+
+    def require_weights(self, state: State | None) -> None:
+        """Raise if ``batch_weight`` gives other numbers now than in this state.
+
+        Raises
+        ------
+        DataError
+            If it does: the mean over batches in that state is not known any more.
+        """
+        now = None if state is None or WEIGHTS not in state else self._weights_now()
+        if state is None or now is None or np.array_equal(before := state[WEIGHTS], now):
+            return
+        which = int(np.flatnonzero(before != now)[0])
+        raise DataError(
+            f"batch_weight gives {now[which]:.6g} for a batch to which it gave {before[which]:.6g} in the "
+            "state in which the loss is measured: it reads what has changed since, such as the weights of "
+            "classes. Keep that as it is during the run, or measure all data as one batch (batch_size=)."
+        )
+
+    def _weights_now(self) -> np.ndarray | None:
+        if self._loss.counts_examples or not self._cuts:
+            return None
+        return np.array([weight_of(self._loss, cut.whole) for cut in (self._cuts[0], self._cuts[-1])])
 
     def weighs(self) -> bool:
         """Whether the loss of a weighted sample is the weighted mean; tried until that is known."""

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from lca.errors import LCAError
+from lca import tolerances
+from lca.errors import DataError, LCAError
 from lca.estimators import SampledPathIntegral
 from lca_torch import Objective, Tracker
 
 X, Y = torch.randn(48, 4, generator=torch.Generator().manual_seed(0)), torch.arange(48) % 3
 AMOUNT = 0.0
+SAME = tolerances.rebatched(1.0, tolerances.EPS32)
 
 
 class Diverse(nn.Module):
@@ -66,3 +68,25 @@ def test_samples_are_refused_when_a_term_of_the_whole_batch_gets_a_weight(rise, 
     with pytest.raises(LCAError, match=f"{RISES[rise]}, and now the loss is not a mean over examples"):
         trained()
     assert reached == [0, 1, 2]
+
+
+def test_a_state_is_measured_with_no_other_weights_of_its_batches():
+    """`batch_weight` reads what is now: refused in an earlier state, unless one batch is all the data."""
+    torch.manual_seed(0)
+    model, loss_fn = nn.Linear(4, 3), nn.CrossEntropyLoss(weight=torch.ones(3))
+
+    def weight(batch):
+        return float(loss_fn.weight[batch[1]].sum())
+
+    cut = Objective(model, loss_fn, (X, Y), batch_weight=weight, batch_size=7)
+    whole = Objective(model, loss_fn, (X, Y), batch_weight=weight, batch_size=48)
+    theta, before = cut.theta(), cut.state()
+    assert cut.state() is before
+    loss = cut.at_state(before).loss(theta)
+    earlier = whole.state()
+    loss_fn.weight[:] = torch.tensor([1.0, 5.0, 1.0])
+    with pytest.raises(DataError, match="batch_weight gives .* for a batch to which it gave"):
+        cut.at_state(before).loss(theta)
+    assert float(whole.at_state(earlier).loss(theta)) == pytest.approx(loss, rel=SAME)
+    expected = loss_fn(model(X), Y).item()
+    assert cut.at_state(cut.state()).loss(theta) == pytest.approx(expected, rel=SAME)
