@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from math import hypot, inf, isfinite, isnan, nan, sqrt
@@ -17,7 +18,7 @@ from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.objective import Objective, Sampled, State, at_state, evaluate
 from lca.row import CheckedWindow, Row
 from lca.step import Step, _moves_state
-from lca.tolerances import EPS32, conservation
+from lca.tolerances import EPS32, conservation, repeat
 from lca.tracking._causes import likely_causes
 from lca.tracking._epochs import EpochLength
 from lca.tracking._options import CheckEvery
@@ -36,6 +37,8 @@ WINDOW = np.dtype([(field.name, "f8") for field in fields(CheckedWindow)])
 """The columns in which windows are kept."""
 GROWN = 2.0
 """How many times the part of the change that was missed at the last warning makes another one due."""
+FEW = 64
+"""Examples on which a loss is measured twice, to see whether it is random."""
 GROUPS = 32
 """Groups of a part of the data, whose spread gives the standard error of its loss."""
 
@@ -53,7 +56,8 @@ class SelfCheck:
     the state in which the step is allocated.
 
     Cost: one forward pass for each measurement; with ``"doubling"`` at most log₂(T / 16) + 3 in T
-    consecutive steps, and eight times as many where fewer than 16 are consecutive.
+    consecutive steps, and eight times as many where fewer than 16 are consecutive. Of an estimator on
+    training batches a few examples are measured twice first: the change of a random loss is no check.
 
     Parameters
     ----------
@@ -121,6 +125,9 @@ class SelfCheck:
             self._drop()  # a window without steps began in the state before
         if self._start is None and self._due:
             self._begin(self._measured(step.start, _state_of(step)))
+            if not self._accounts and self._is_random(step):
+                self._every = None
+                return
         after = step.state[1] if step.state else None
         self._last = _Reached(step.index, step.end, array_ops(step.end).snapshot(step.end), after)
         self._steps += 1
@@ -211,6 +218,24 @@ class SelfCheck:
             updates=self._epoch.updates,
             moved=self._moved,
         )
+
+    def _is_random(self, step: Step) -> bool:
+        """Whether a measured loss is another one when it is measured again; warns of it."""
+        if self._estimator is None or self._estimator.target != "batch":  # others were tried before this step
+            return False
+        assert self._start is not None
+        for data in self._data:
+            first, again = data.twice(step.start, _state_of(step), float(self._start[data.name][0]))
+            if abs(first - again) > repeat(first, array_ops(step.start).eps(step.start)):
+                _warn(
+                    f"the loss {data.name!r} was {first:.6g} and then {again:.6g} at the same parameters: it "
+                    "draws random numbers, so its change is no check of the allocations, and there will be "
+                    "none. They are those of its mean over what is drawn, if training draws anew for each "
+                    "batch. To have them checked, draw once, pass the draws with the data of the objective, "
+                    "and turn off random layers and augmentation where the loss is measured."
+                )
+                return True
+        return False
 
     def _continues(self, step: Step) -> bool:
         """Whether a step begins where the last one ended."""
@@ -306,7 +331,7 @@ class _Data:
     """All examples of a measured loss, or a fixed part of them in groups."""
 
     def __init__(self, name: str, objective: Objective, examples: int | None) -> None:
-        self._name, self._objective = name, objective
+        self.name, self._objective = name, objective
         self.examples: int | None = None  # of the part
         self._batches: list[Any] = []
         self._weights, self._missing = np.ones(1), 0.0
@@ -331,14 +356,23 @@ class _Data:
         self._weights = np.array([weight[group].sum() for group in groups])
         self.examples, self._missing = examples, 1 - examples / len(weighted)
 
+    def twice(self, theta: Vector, state: State | None, measured: float) -> tuple[float, float]:
+        """The loss of a few examples twice; if it is no mean over examples, ``measured`` and once more."""
+        objective = at_state(self._objective, state)
+        with suppress(LCAError):
+            if isinstance(self._objective, Sampled):
+                few = self._objective.batch(np.arange(min(FEW, self._objective.n_examples)))
+                return objective.loss(theta, few), objective.loss(theta, few)
+        return measured, objective.loss(theta)
+
     def losses(self, theta: Vector, state: State | None) -> Losses:
         """At θ: of each group, and of each term of a `lca.Sum`."""
         objective = at_state(self._objective, state)
         if self._batches:
-            return {self._name: np.array([objective.loss(theta, batch) for batch in self._batches])}
+            return {self.name: np.array([objective.loss(theta, batch) for batch in self._batches])}
         found = evaluate(objective, theta, gradient=False)
-        terms = {f"{self._name}/{term}": part.loss for term, part in found.terms.items()}
-        return {name: np.array([loss]) for name, loss in {self._name: found.loss, **terms}.items()}
+        terms = {f"{self.name}/{term}": part.loss for term, part in found.terms.items()}
+        return {name: np.array([loss]) for name, loss in {self.name: found.loss, **terms}.items()}
 
     def mean(self, changes: np.ndarray) -> float:
         """The change of the loss from those of its groups."""

@@ -545,3 +545,30 @@ def test_dropped_windows_are_in_no_margin(tmp_path):
     record_part(tmp_path, points)
     own = record_part(tmp_path, points, resume_at=0).summary()["train"]["checked_margin"]
     assert checked_windows(lca.open_record(tmp_path / "run"))[1] == own
+
+
+class Drawing(DatasetLoss):
+    """A loss with noise that is drawn anew at each call, as that of a diffusion model."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.rng = np.random.default_rng(0)
+
+    def loss(self, theta, batch=None):
+        return super().loss(theta, batch) + 1e-3 * self.rng.normal()
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_a_random_loss_is_no_check_of_estimators_on_training_batches(sampled):
+    class OfBatches(Factor):
+        target = "batch"
+
+    drawing = Drawing(logistic_regression(3, 3), X, Y)
+    points = path(LOSS, 20)
+    loss = drawing if sampled else lca.Scaled(drawing, 1.0)
+    with pytest.warns(LCAWarning, match="the loss 'train' was .* it draws random numbers") as caught:
+        summary = tracked(OfBatches(), loss, points=points).summary()["train"]
+    assert len(caught) == 1
+    assert (summary["checked_steps"], summary["checked_windows"]) == (0, [])
+    quiet = tracked(OfBatches(), LOSS, points=points).summary()["train"]
+    assert quiet["checked_steps"] == 20
