@@ -5,7 +5,7 @@ from math import floor, isfinite, log10
 
 from lca._micro_batches import mean_without
 from lca.arrays import Vector, array_ops
-from lca.errors import LCAError
+from lca.errors import LCAError, NonFiniteError
 from lca.tolerances import summed
 
 _DIGITS = 3
@@ -73,11 +73,16 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
     Raises
     ------
     LCAError
-        If there is no such factor.
+        If there is no such factor; a `NonFiniteError` if the gradient is not finite.
     """
     ops = array_ops(gradient)
     square = ops.total(total * total)
     if not isfinite(square):
+        if not isfinite(ops.total(gradient * gradient)):
+            raise NonFiniteError(
+                "the gradient of this update has NaN, Inf or numbers too large to square; if the run diverged, "
+                "lower the learning rate."
+            )
         raise LCAError(
             "a backward pass of this update gave a gradient with NaN, Inf or numbers too large to square, "
             "and the loop replaced them before the update (as with nan_to_num_). Make no update where the "

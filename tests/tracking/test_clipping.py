@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lca._micro_batches import mean_without
-from lca.errors import LCAError
+from lca.errors import LCAError, NonFiniteError
 from lca.tolerances import EPS64, summed
 from lca.tracking._clipping import Clipping, clipped_without, multiple_of
 
@@ -36,6 +36,11 @@ def test_below_the_norm_nothing_is_changed():
 def test_a_gradient_whose_nan_the_loop_has_replaced_is_named():
     with pytest.raises(LCAError, match="NaN, Inf .* nan_to_num_"):
         multiple_of(np.array([np.nan, 1.0]), np.array([0.0, 1.0]))
+
+
+def test_a_gradient_that_stays_nan_is_no_work_of_the_loop():
+    with pytest.raises(NonFiniteError, match="has NaN, Inf .* lower the learning rate"):
+        multiple_of(np.array([np.nan, 1.0]), np.array([np.nan, 1.0]))
 
 
 def test_a_factor_is_clipping_if_it_leaves_one_round_norm():
