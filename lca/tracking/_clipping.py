@@ -80,8 +80,8 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
     if not isfinite(square):
         if not isfinite(ops.total(gradient * gradient)):
             raise NonFiniteError(
-                "the gradient of this update has NaN, Inf or numbers too large to square; if the run diverged, "
-                "lower the learning rate."
+                "the gradient of this update has NaN, Inf or numbers too large to square; if the run "
+                "diverged, lower the learning rate."
             )
         raise LCAError(
             "a backward pass of this update gave a gradient with NaN, Inf or numbers too large to square, "
