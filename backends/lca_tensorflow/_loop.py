@@ -78,6 +78,8 @@ class Loop(LoopContext):
         self._outside = False  # whether a gradient was added when no micro-batch was under way
         self._sizes: list[dict[str, _Size]] = []  # of the gradients of the last updates
         self._computed: dict[int, list[Any]] = {}  # gradients by the id of their variable
+        self._places: dict[int, list[Any]] = {}  # and where the variable was then, at some updates
+        self._used = 0  # updates of which the gradient was used
         self._warned = False
         self._dry_runs = 0  # updates with dry runs
 
@@ -107,9 +109,12 @@ class Loop(LoopContext):
     def computed(self, parts: Iterable[tuple[Any, Any]]) -> None:
         """A tape has computed these gradients; each follows the variable that it belongs to."""
         if not GRADIENT_FIELDS.isdisjoint(self._requested()):
+            looks = is_due(self._used + 1)
             for source, gradient in parts:
                 if id(source) in self._owned:
                     self._computed.setdefault(id(source), []).append(gradient)
+                    if looks:
+                        self._places.setdefault(id(source), []).append(source.value.read_value())
 
     def apply(self, optimizer: Any, gradients: Gradients, variables: Sequence[keras.Variable]) -> None:
         """The optimizer is about to apply these gradients to these variables."""
@@ -144,10 +149,11 @@ class Loop(LoopContext):
     def clear(self) -> None:
         super().clear()
         if self._applied is None:
-            self._computed = {}
+            self._computed, self._places = {}, {}
         else:  # other optimizers may apply the rest
             for variable in self._applied[1]:
                 self._computed.pop(id(variable), None)
+                self._places.pop(id(variable), None)
             if self._delayed:
                 moved = (id(v) for g, v in zip(*self._applied, strict=True) if g is not None)
                 self._moved = self._owned.intersection(moved)
@@ -171,9 +177,28 @@ class Loop(LoopContext):
             return None
         check_unscaled(self._optimizer)
         gradient = self._flat(self._applied[0])
+        self._refuse_moved()
         if not self._marks:
             self._refuse_altered()
+        self._used += 1
         return gradient
+
+    def _refuse_moved(self) -> None:
+        """Raise `LCAError` if the gradients were computed elsewhere than where the update starts."""
+        assert self._applied is not None
+        for gradient, variable in zip(*self._applied, strict=True):
+            places = self._places.get(id(variable))
+            if gradient is None or not places:
+                continue
+            computed = self._computed[id(variable)]
+            which = next((i for i, own in enumerate(computed) if own is gradient), -1)
+            if not np.array_equal(places[which], variable.numpy(), equal_nan=True):
+                raise LCAError(
+                    f"{variable.path!r} was changed between the tape that computed its gradient and the "
+                    "update, as by optimizers like SAM, which take the gradient elsewhere. Take it where the "
+                    "update starts, and let the optimizer alone move the weights, or use an estimator that "
+                    "requires no gradient of training (lca.estimators.SampledPathIntegral)."
+                )
 
     def _refuse_altered(self) -> None:
         """Raise `LCAError` if the gradients are not those that tapes have computed."""

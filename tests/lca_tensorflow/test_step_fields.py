@@ -174,6 +174,28 @@ def test_gradients_that_keep_their_values_are_those_of_the_loss(change, monkeypa
     assert len(with_changed(change, monkeypatch).measure(2, add=False)) == 2
 
 
+def sharpness_aware(run, data, *, there):
+    """An update by the gradient taken where an ascent has led, or, if not ``there``, where it began."""
+    weights = run.model.trainable_weights
+    here, before = run.gradient(data), [weight.numpy() for weight in weights]
+    for weight, gradient in zip(weights, here, strict=True):
+        weight.assign_add(0.1 * gradient)
+    elsewhere = run.gradient(data)
+    for weight, value in zip(weights, before, strict=True):
+        weight.assign(value)
+    run.optimizer.apply(elsewhere if there else here, weights)
+
+
+def test_gradients_that_are_taken_elsewhere_are_refused():
+    run = TensorFlowFramework().run()
+    data = run.data(range(12))
+    with Tracker(run.model, run.optimizer, run.objective, SameBatch(), on_error="raise") as tracker:
+        sharpness_aware(run, data, there=False)
+        assert tracker.steps == 1
+        with pytest.raises(LCAError, match="was changed between the tape .* like SAM"):
+            sharpness_aware(run, data, there=True)
+
+
 def compiled(loop):
     """The loop with gradients that no eager tape computes."""
     loop.gradient = tf.function(loop.gradient)
