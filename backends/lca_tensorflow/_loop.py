@@ -94,6 +94,7 @@ class Loop(LoopContext):
     def add(self, total: Gradients | None, gradients: Gradients) -> list[Any]:
         """As `lca_tensorflow.Tracker.add`."""
         if total is None:
+            self._zeroed |= bool(self._marks)
             self._marks, self._batches = [], self._batches[-1:]
             self._marked = self._outside = False
         self._adding = self._taken = True
@@ -211,9 +212,9 @@ class Loop(LoopContext):
                 f"the loop alters gradients between the tape and the optimizer, that of {altered[0]!r} among "
                 "them, so the gradient of the loss is unknown. If it adds gradients up or clips their global "
                 "norm, pass the gradients of the tape to the tracker: total = tracker.add(None, gradients). "
-                "If it clips each by itself, let the optimizer do that (clipnorm=, clipvalue=); if it scales "
-                "them, scale the loss. Or use an estimator that requires no gradient of training "
-                "(lca.estimators.SampledPathIntegral)."
+                "If it clips each by itself, let the optimizer do that (clipnorm=, clipvalue=), or pass them "
+                "on as well, with NextBatch or SameBatch; if it scales them, scale the loss. Or use an "
+                "estimator that requires no gradient of training (lca.estimators.SampledPathIntegral)."
             )
         if len(seen) < len(pairs):
             self._refuse_clipped()

@@ -12,7 +12,7 @@ from lca._micro_batches import LeftOut
 from lca.arrays import array_ops
 from lca.errors import LCAError
 from lca.frameworks import PyTree, Rows, joined
-from lca.tracking._context import DISCARDED, GRADIENT_FIELDS, LoopContext, is_due
+from lca.tracking._context import DISCARDED, GRADIENT_FIELDS, UPDATE_FIELDS, LoopContext, is_due
 from lca_torch._backward import BackwardPasses
 from lca_torch._gradients import ELSE, Gradients, Places, Versions
 from lca_torch._optimizers import refuse_maximizing
@@ -21,8 +21,6 @@ from lca_torch._ranks import Ranks
 from lca_torch._update_check import UpdateCheck
 from lca_torch._updates import calling, owned_by
 
-OF_UPDATES = GRADIENT_FIELDS - {"gradient"}
-"""The fields of `lca.Step` that are made from the formula of an update."""
 _OTHER_LOSS = (
     "is made by another optimizer, and one of the two takes no gradient of what the other moves, so their "
     "losses are not the same one. Several optimizers of one tracker must all lower the measured loss; where "
@@ -167,6 +165,7 @@ class Loop(LoopContext):
     def _begin_anew(self) -> None:
         """The gradient of the update begins with that of the last batch; what was taken before is gone."""
         self._marks, self._batches, self._marked = [], self._batches[-1:], False
+        self._zeroed |= self._number > 0
         self._number, self._of_each, self._outside, self._reached = 0, [], False, set()
 
     def _pass_ended(self) -> None:
@@ -260,7 +259,7 @@ class Loop(LoopContext):
             found = self._grads.read()
             found = found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
         self._used += 1
-        if is_due(self._used) and not OF_UPDATES.isdisjoint(self._requested()):
+        if is_due(self._used) and not UPDATE_FIELDS.isdisjoint(self._requested()):
             self._check = self._grads.check_of(self._optimizer, found)
         return found
 

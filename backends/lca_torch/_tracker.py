@@ -10,7 +10,7 @@ from lca.errors import LCAError
 from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
 from lca.tracking import ModelTracker
-from lca.tracking._context import GRADIENT_FIELDS
+from lca.tracking._context import GRADIENT_FIELDS, UPDATE_FIELDS
 from lca.tracking._model import call_text, warn_of_other_optimizer, within
 from lca.tracking._session import Session
 from lca.tracking._spans import AnyFollower
@@ -19,7 +19,7 @@ from lca_torch._gradient_hooks import with_gradient_hooks
 from lca_torch._gradients import Gradients
 from lca_torch._kinds import is_sharded
 from lca_torch._live import ParameterVector, flat, holds
-from lca_torch._loop import OF_UPDATES, Loop
+from lca_torch._loop import Loop
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
 from lca_torch._process_group import TIMEOUT, MeasuringRanks, measuring_ranks
@@ -270,7 +270,7 @@ class Tracker(ModelTracker[Loop]):
         return parameters_of(self._optimizers)
 
     def _make_context(self, parameters: Sequence[nn.Parameter]) -> Loop:
-        if OF_UPDATES.intersection(self._session.required_fields):
+        if UPDATE_FIELDS.intersection(self._session.required_fields):
             for optimizer in stepping(self._optimizers):
                 check_known(optimizer)
         if any(

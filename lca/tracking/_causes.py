@@ -31,11 +31,13 @@ OTHER_LOSS = (
 )
 OTHER_GRADIENT = (
     "the gradient of the measured loss is not its derivative (gradient reversal, straight-through "
-    "estimators, detached parts): the residual of lca.Adaptive shows how much is missing"
+    "estimators, detached parts), so no estimator sums to the change: the residual of lca.Adaptive shows how "
+    "much is missing"
 )
-OTHER_GRADIENTS = "the loop changes gradients in a way that the estimator does not know"
-
-
+OTHER_GRADIENTS = (
+    "the loop changes gradients in a way that the estimator does not know (divides them by a loss scale of "
+    "its own, or by a number of ranks): do that with the loss"
+)
 SAME_BATCH = (
     "several updates are made from one batch, so that a step is judged by the batch that has caused it: make "
     "one update from each batch, or use SampledPathIntegral"
@@ -71,6 +73,9 @@ def likely_causes(
 ) -> list[str]:
     """The likely causes, the most telling one first, each with what to do about it.
 
+    That gradients of training are a whole multiple of the measured ones comes first only if the estimator
+    tells that this is the number of micro-batches: most ratios are near a whole number.
+
     Parameters
     ----------
     estimator
@@ -90,9 +95,9 @@ def likely_causes(
     Examples
     --------
     >>> from lca.estimators import CrossFit
-    >>> likely_causes(CrossFit(), -1.9, -1.0)[0]
-    'the sum is about 2 times the change: multiply the loss of each micro-batch by its weight, or divide the \
-loss of each accumulated batch by their number'
+    >>> likely_causes(CrossFit(2), -1.9, -1.0)[0]
+    'the sum is as if gradients of training were 2 times too large: if an update has 2 batches or \
+micro-batches, multiply the loss of each by its weight, or divide it by their number'
     """
     if isinstance(estimator, AdaptiveSampleSize | ControlVariate):
         return likely_causes(estimator.probe, total, change, moved=moved)
@@ -101,13 +106,16 @@ loss of each accumulated batch by their number'
         return [*_of_samples(estimator), *state]
     training = estimator is not None and estimator.target == "batch"
     weighs = training and _is_supplied(CrossFit(), supplied)
-    factor = _of_a_factor(total, change) if weighs else []
-    common = [OTHER_DATA, OTHER_LOSS, OTHER_GRADIENTS] if training else []
+    whole, factor = _of_a_factor(estimator, total, change) if weighs else (0, [])
+    splits = isinstance(estimator, CrossFit) and not estimator.own_pass and estimator.micro_batches == whole
+    first = factor if splits else []
+    common = [OTHER_DATA, OTHER_LOSS, OTHER_GRADIENT, OTHER_GRADIENTS] if training else []
     if isinstance(estimator, CrossFit | LaggedCrossFit):
         epochs = _of_epochs(estimator, abs(total - change), abs(change), updates)
     else:
         epochs = []
-    return [*seen, *factor, *epochs, *_of_batches(estimator, supplied), *common, *state]
+    found = [*seen, *first, *epochs, *_of_batches(estimator, supplied), *common, *factor, *state]
+    return list(dict.fromkeys(found))
 
 
 def _is_supplied(estimator: Estimator, supplied: Collection[str] | None) -> bool:
@@ -116,23 +124,37 @@ def _is_supplied(estimator: Estimator, supplied: Collection[str] | None) -> bool
     return supplied is None or fields <= set(supplied)
 
 
-def _of_a_factor(total: float, change: float) -> list[str]:
-    """A forgotten weight, or a division too many, if the sum is a whole multiple or part of the change."""
-    if not total * change > 0:
-        return []
-    ratio = total / change
-    whole = round(max(ratio, 1 / ratio))
-    if whole < 2 or abs(max(ratio, 1 / ratio) / whole - 1) > NEAR:
-        return []
-    if ratio > 1:
-        return [
-            f"the sum is about {whole} times the change: multiply the loss of each micro-batch by its "
-            "weight, or divide the loss of each accumulated batch by their number"
+def _of_a_factor(estimator: Estimator | None, total: float, change: float) -> tuple[int, list[str]]:
+    """A forgotten weight, or a division too many, if gradients are a whole multiple or part of those wanted.
+
+    Returns that number, 0 if there is none, and the cause.
+    """
+    factor = _factor_of_training(estimator, total / change) if total * change > 0 else 0.0
+    times = max(factor, 1 / factor) if factor > 0 else 0.0
+    whole = round(times)
+    if whole < 2 or abs(times / whole - 1) > NEAR:
+        return 0, []
+    seems = f"the sum is as if gradients of training were {whole} times too"
+    if factor > 1:
+        return whole, [
+            f"{seems} large: if an update has {whole} batches or micro-batches, multiply the loss of each by "
+            "its weight, or divide it by their number"
         ]
-    return [
-        f"the sum is about 1/{whole} of the change: multiply the loss of each micro-batch by its weight, or "
-        "divide it by the number of batches, not both, and by no more batches than an update has"
+    return whole, [
+        f"{seems} small: multiply the loss of each micro-batch by its weight, or divide it by the number of "
+        "batches, not both, and by no more batches than an update has"
     ]
+
+
+def _factor_of_training(estimator: Estimator | None, ratio: float) -> float:
+    """What the gradients of training are multiplied by, where their sum is off by this ratio.
+
+    Of `NextBatch`, the gradient of training is that at the end of a step alone; 0 if none is.
+    """
+    rule = estimator.rule if isinstance(estimator, NextBatch) else None
+    if rule is None:
+        return ratio
+    return 1 + (ratio - 1) / rule.weights[-1] if rule.nodes[-1] == 1 else 0.0
 
 
 def _of_samples(probe: SampledPathIntegral) -> list[str]:

@@ -1,10 +1,12 @@
-"""Clipping by norm: `Clipping` recognises it, `multiple_of` finds its factor, `clipped_without` does it."""
+"""Clipping: recognised in a gradient of training, by norm and otherwise, and done without a micro-batch."""
 
 from collections.abc import Sequence
 from math import floor, isfinite, log10
 
+import numpy as np
+
 from lca._micro_batches import mean_without
-from lca.arrays import Vector, array_ops
+from lca.arrays import Slices, Vector, array_ops
 from lca.errors import LCAError, NonFiniteError
 from lca.tolerances import summed
 
@@ -60,8 +62,8 @@ class Clipping:
         return norm <= self.max_norm + slack and (self._told or norm >= self.max_norm - slack)
 
 
-def multiple_of(total: Vector, gradient: Vector) -> float:
-    """The factor c for which ``gradient = c · total``, as after unscaling or clipping by norm.
+def multiple_of(total: Vector, gradient: Vector) -> float | None:
+    """The factor c for which ``gradient = c · total``, as after unscaling or clipping by norm; or ``None``.
 
     Parameters
     ----------
@@ -73,7 +75,13 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
     Raises
     ------
     LCAError
-        If there is no such factor; a `NonFiniteError` if the gradient is not finite.
+        If ``total`` is not finite; a `NonFiniteError` if the gradient is not finite either.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> multiple_of(np.array([3.0, 4.0]), np.array([0.6, 0.8])), multiple_of(np.ones(2), np.array([0.6, 0.8]))
+    (0.2, None)
     """
     ops = array_ops(gradient)
     square = ops.total(total * total)
@@ -91,15 +99,36 @@ def multiple_of(total: Vector, gradient: Vector) -> float:
         )
     factor = ops.total(total * gradient) / square if square else 1.0
     rest = gradient - factor * total
-    if not ops.total(rest * rest) ** 0.5 <= summed(ops.total(gradient * gradient) ** 0.5, ops.eps(gradient)):
-        raise LCAError(
-            "the gradient of the update is not a multiple of the sum over its micro-batches: it was clipped "
-            "entry by entry or in a part of the parameters, averaged over ranks, had something added to it, "
-            "or one backward pass covered several micro-batches. The update without one of them is then "
-            "unknown; run one backward pass for each micro-batch and clip by norm, or use an estimator that "
-            "requires no gradient of training (lca.estimators.SampledPathIntegral)."
-        )
-    return factor
+    off, size = ops.total(rest * rest) ** 0.5, ops.total(gradient * gradient) ** 0.5
+    return factor if off <= summed(size, ops.eps(gradient)) else None
+
+
+def only_clipped(total: Vector, gradient: Vector) -> bool:
+    """Whether every entry ≠ 0 of ``total`` is the same in ``gradient`` or nearer to 0, and some are the same.
+
+    So it is after clipping by value or of single tensors. A gradient that was divided by a constant as well
+    has no entry that is the same, and clipping makes none 0.
+
+    >>> import numpy as np
+    >>> total = np.array([3.0, -0.5, 0.0])
+    >>> only_clipped(total, np.array([1.0, -0.5, 0.0])), only_clipped(total, np.array([0.5, -0.25, 0.0]))
+    (True, False)
+    """
+    ops, taken = array_ops(gradient), total - gradient
+    whole = [Slices(0, 1, 1, ops.size(total))]
+
+    def counts(vector: Vector) -> np.ndarray:
+        """The numbers of negative and of positive entries."""
+        found: np.ndarray = ops.sums_and_signs(vector, whole)[1].sum(axis=1)
+        return found
+
+    sizes = [ops.abs_total(gradient), ops.abs_total(taken)]
+    before, after, changed = (counts(vector).sum() for vector in (total, gradient, taken))
+    if not all(sizes) or after != before or changed >= before:
+        return False
+    # Divided by their sizes, so that no product that matters becomes 0.
+    below, _ = counts((gradient * (1 / sizes[0])) * (taken * (1 / sizes[1])))
+    return not below
 
 
 def clipped_without(
@@ -141,6 +170,14 @@ def _round_number(value: float, slack: float) -> float | None:
     return found if abs(found - value) <= slack and found else None
 
 
+NO_MULTIPLE = (
+    "the gradient of the update is not a multiple of the sum over its micro-batches: it was clipped entry by "
+    "entry or in a part of the parameters, averaged over ranks, had something added to it, or one backward "
+    "pass covered several micro-batches. What single examples do in the update is then unknown; run one "
+    "backward pass for each micro-batch and clip by norm, or use lca.estimators.NextBatch, which requires "
+    "only the gradient of the loss, or one that requires no gradient of training "
+    "(lca.estimators.SampledPathIntegral)."
+)
 _FIX = (
     "divide the loss, and not its gradient, by the number of batches or tokens; if the loop clips the "
     "Euclidean norm, call tracker.clips_norm(max_norm), with a constant max_norm; if it clips another norm, "

@@ -15,7 +15,7 @@ from lca.objective import Batch
 from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import halved, summed
 from lca.tracking._accumulation import Accumulation
-from lca.tracking._clipping import Clipping, clipped_without, multiple_of
+from lca.tracking._clipping import NO_MULTIPLE, Clipping, clipped_without, multiple_of, only_clipped
 from lca.tracking._contents import BatchContents
 from lca.tracking._label_spread import LabelSpread
 from lca.tracking._scores import check_classes, check_logits
@@ -24,6 +24,8 @@ from lca.tracking._splitting import IGNORED, cuts_of, fractions_of, of_one_size
 
 GRADIENT_FIELDS = frozenset({"gradient", "micro_batches", "halves", "update_slope"})
 """The fields of `lca.Step` that are made from the gradient of training."""
+UPDATE_FIELDS = GRADIENT_FIELDS - {"gradient"}
+"""Those that are made from the formula of an update."""
 _BATCH_FIELDS = frozenset({"batch", "halves", "micro_batches"})
 """Those that are made from a batch, or from its weight."""
 
@@ -31,6 +33,11 @@ DISCARDED = "has no gradient, or one that the loop has set to 0"
 _WEIGHTLESS = (
     "has a batch, half or micro-batch of weight 0, as one in which no label counts; leave such batches out, "
     "or take larger ones"
+)
+_COMBINED = (
+    "has a gradient that is not a multiple of that of its backward pass, and the loop had set the gradients "
+    "of earlier passes to 0. It may have added them later, as where it clips those of single examples or "
+    "combines those of tasks, so the gradient of the loss is unknown; run passes whose gradients add up"
 )
 _UNWEIGHED = (
     "was made from batches that differ in size, or whose size is unknown, and so are their weights in its "
@@ -64,6 +71,8 @@ class LoopContext(ABC):
         as what it did; empty if nothing shows that.
     take_turns
         Whether optimizers take turns, one of which takes no gradient of what another moves.
+    altered
+        Whether the loop has changed a gradient of the run in such a way that it may have another scale.
     gradient_on
         Takes the gradient of the measured loss on a batch, at the parameters as they are.
     measured_eps
@@ -82,7 +91,7 @@ class LoopContext(ABC):
         self._requested = requested
         self.accumulation = Accumulation()
         self.irregular = self.apart = ""
-        self.take_turns = False
+        self.take_turns = self.altered = False
         self.gradient_on: Callable[[Batch], Vector] | None = None
         self.measured_eps: Callable[[], float] = lambda: 0.0
         self.weight_of: Callable[[Batch], float] | None = None
@@ -101,6 +110,7 @@ class LoopContext(ABC):
         self._told = True  # whether the weights of all batches were passed
         self._compared = False  # whether the number of its batches was compared
         self._weightless = False  # whether one of its micro-batches has weight 0
+        self._zeroed = False  # whether the loop has zeroed the gradients of an earlier pass
         self._part_counts = False  # whether clipping and scaling leave out what no optimizer moves
         # Of the run:
         self._loops = 0  # over `batches`
@@ -214,6 +224,7 @@ class LoopContext(ABC):
         self._compared = False
         self._batches, self._epochs, self._marks, self._scores, self._weight = [], [], [], [], None
         self._told, self._weightless, self._begun, self._parts = True, False, False, 1
+        self._zeroed = False
 
     def _begin_micro_batch(self, weight: float) -> None:
         self._weight = weight
@@ -234,6 +245,8 @@ class LoopContext(ABC):
         total = self._gradient_sum()
         total = applied if total is None else total
         factor = 1.0 if total is applied else self._factor(total, applied)
+        if factor is None:
+            return self._of_altered(total, applied, fields)
         if not factor:
             self.irregular = DISCARDED
             return {}
@@ -250,6 +263,18 @@ class LoopContext(ABC):
             found["update_slope"] = self._update_slope(applied, factor / by)
         return found
 
+    def _of_altered(self, total: Vector, applied: Vector, fields: Collection[str]) -> dict[str, Any]:
+        """The gradient of the backward passes, of which that of the update is no multiple."""
+        if not UPDATE_FIELDS.isdisjoint(fields):
+            raise LCAError(NO_MULTIPLE)
+        if self._zeroed:
+            self.irregular = _COMBINED
+            return {}
+        scale = 1 / self._loss_scale()
+        if not self.altered:
+            self.altered = not only_clipped(self._counted(total) * scale, self._counted(applied))
+        return {"gradient": total * (scale / self._multiple())}
+
     def _compare(self) -> None:
         """Compare the number of batches in this update with that of others."""
         batches, epochs = max(1, len(self._batches)), self._number_of_epochs()
@@ -259,16 +284,17 @@ class LoopContext(ABC):
         """How many loops over `batches` the batches of this update come from; 0 if any comes from none."""
         return len(set(self._epochs)) if all(self._epochs) else 0
 
-    def _factor(self, total: Vector, applied: Vector) -> float:
+    def _factor(self, total: Vector, applied: Vector) -> float | None:
         """`multiple_of`; if there is no factor for all parameters, that for those that an optimizer moves."""
         self._part_counts = False
         try:
-            return multiple_of(total, applied)
-        except LCAError:
-            self._part_counts = True
-            if self._counted(total) is total:
-                raise
-            return multiple_of(self._counted(total), self._counted(applied))
+            factor = multiple_of(total, applied)
+        except LCAError:  # not finite, perhaps only where no optimizer moves anything
+            factor = None
+        if factor is not None:
+            return factor
+        self._part_counts = True
+        return multiple_of(self._counted(total), self._counted(applied))
 
     def _norms(self, total: Vector, scale: float, factor: float) -> tuple[float, float | None]:
         """The norm of the gradient ``scale · total``, and that to which ``factor`` clips it.

@@ -11,7 +11,7 @@ from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.frameworks import ModelObjective
 from lca.layout import check_same_layout
 from lca.objective import Batch, Objective, Sum, evaluate, leaves
-from lca.tracking._causes import OTHER_OPTIMIZERS, SAME_BATCH, other_size
+from lca.tracking._causes import OTHER_GRADIENTS, OTHER_OPTIMIZERS, SAME_BATCH, other_size
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca.tracking._follower import LiveTheta
 from lca.tracking._options import Options, names_options
@@ -204,6 +204,9 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         if own.take_turns and not self._judges_by_next:  # what judges by the next update skips such steps
             self._session.note_cause(OTHER_OPTIMIZERS)
             self._warn_once(_OTHER_OPTIMIZERS, ["the optimizers"])
+        if own.altered:
+            self._session.note_cause(OTHER_GRADIENTS)
+            self._warn_once(_ALTERED, ["the loop"])
         return found
 
     def _warn_of_training(self) -> None:
@@ -397,6 +400,14 @@ _SAME_BATCH = (
 _PIECES = (
     "{estimator} takes the micro-batches of an update for independent samples of the data; otherwise its "
     "values are wrong, even in sign. Here {names}."
+)
+_ALTERED = (
+    "{names} changes gradients between their backward passes and the update, and not by one factor. "
+    "{estimator} allocates by the gradients of the passes, so clipping, noise and centralisation do not "
+    "matter. But where the loop also divides or multiplies gradients (a loss scale of its own, a number of "
+    "batches, tokens or ranks), allocations are that many times too large or small, and where it adds the "
+    "gradient of a loss or sets one to 0, they do not follow: do that with the loss. If it does none of it, "
+    "ignore this."
 )
 _OTHER_OPTIMIZERS = (
     "{names} take turns, and one takes no gradient of what another moves, so they may lower losses of their "

@@ -889,6 +889,14 @@ def a_gradient_that_is_no_multiple_of_the_sum_is_refused(framework, folder):
         tracked(framework, CrossFit(2), update={"pieces": 2, "clip": "value"})
 
 
+def a_gradient_clipped_by_value_is_that_of_the_loss(framework, folder):
+    """Where the estimator does not ask what single examples do in the update."""
+    found, plain = Shown(("gradient",)), Shown(("gradient",))
+    tracked(framework, found, update={"pieces": 2, "clip": "value"}, batches=BATCHES[:1])
+    run = tracked(framework, plain, update={"pieces": 2}, batches=BATCHES[:1])
+    np.testing.assert_array_equal(run.numpy(found.steps[0].gradient), run.numpy(plain.steps[0].gradient))
+
+
 def a_batch_without_an_update_is_forgotten(framework, folder):
     for gradients in (False, True):
         estimator = Shown(("batch", "micro_batches"))
@@ -1017,6 +1025,7 @@ MODEL_LAWS = [
     clipping_by_norm_is_part_of_the_update_and_not_of_the_gradient,
     batches_of_different_sizes_need_their_weights,
     a_gradient_that_is_no_multiple_of_the_sum_is_refused,
+    a_gradient_clipped_by_value_is_that_of_the_loss,
     a_batch_without_an_update_is_forgotten,
     halves_by_a_pass_of_its_own_are_those_of_a_loop_that_splits,
     halves_are_refused_where_the_loss_of_training_is_another,

@@ -305,10 +305,29 @@ def test_gradients_that_are_mean_signs_are_not_taken_for_clipped(x):
 
 
 @pytest.mark.parametrize("clip", list(BY_HAND.values())[1:], ids=["by value", "by tensor"])
-def test_gradients_clipped_in_parts_are_refused_also_if_they_are_passed_on(clip, monkeypatch):
+@pytest.mark.filterwarnings("ignore:the loop changes gradients between")
+def test_gradients_clipped_in_parts_are_refused_where_the_update_matters(clip, monkeypatch):
     monkeypatch.setattr(tf, "clip_by_global_norm", lambda gradients, _: (clip(gradients), None))
     with pytest.raises(LCAError, match="clipped entry by entry"):
-        ByHand(SameBatch()).measure()
+        ByHand(CrossFit()).measure()
+    loop = ByHand(estimator := Shown(("gradient",)))
+    for step, own in zip(estimator.steps, loop.measure(), strict=True):
+        assert np.abs(step.gradient.numpy() - sum(own)).max() <= tolerances.gradient(4.0, EPS64)
+
+
+@pytest.mark.parametrize("combined", [True, False])
+def test_gradients_passed_on_anew_are_those_of_the_loss_unless_the_loop_combines_them(combined, recwarn):
+    loop = ByHand(SameBatch(), batches=[range(12)])
+    with loop.tracker as tracker:
+        for step in range(3):
+            first = tracker.add(None, loop.gradient(loop.run.data(range(6))))
+            total = tracker.add(None, loop.gradient(loop.run.data(range(6, 12))))
+            if step == 1 and combined:
+                total = [a + b for a, b in zip(first, total, strict=True)]
+            loop.optimizer.apply(total, loop.run.model.trainable_weights)
+    assert tracker.skipped_steps == combined
+    found = [str(one.message) for one in recwarn if "update 1 has a gradient that is not" in str(one.message)]
+    assert len(found) == combined
 
 
 def test_the_tensors_of_a_batch_may_be_passed_on_apart():

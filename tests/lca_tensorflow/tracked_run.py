@@ -84,7 +84,7 @@ class TensorFlowRun:
         if clip == "norm":
             total, _ = tf.clip_by_global_norm(total, 0.01)
         if clip == "value":
-            total = [tf.clip_by_value(gradient, -1e-3, 1e-3) for gradient in total]
+            total = [tf.clip_by_value(gradient, -0.01, 0.01) for gradient in total]
         self.apply(total)
 
     def apply(self, gradients):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lca.errors import LCAError
-from lca.estimators import CrossFit, LaggedCrossFit, SameBatch
+from lca.errors import LCAError, LCAWarning
+from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
 from lca_torch import Objective, Tracker
 from tests.laws.runs import Kept, Shown
 from tests.lca_torch.loops import X, Y, network
@@ -119,15 +119,34 @@ def noisy(model):
         p.grad += 0.01
 
 
-@pytest.mark.parametrize("estimator", [SameBatch(), CrossFit(2)], ids=["same batch", "crossfit"])
+def clipped(model):
+    nn.utils.clip_grad_value_(model.parameters(), 1e-3)
+
+
+def clipped_by_layer(model):
+    for p in model.parameters():
+        nn.utils.clip_grad_norm_([p], 1e-3)
+
+
+def divided_and_clipped(model):
+    divided(model)
+    clipped(model)
+
+
+DIVIDED = r"multiplied by 0.333333 between its backward pass and the update.*divide the loss"
+NO_MULTIPLE = "not a multiple of the sum over its micro-batches.*NextBatch"
+
+
 @pytest.mark.parametrize(
-    ("change", "match"),
+    ("estimator", "change", "match"),
     [
-        (divided, r"multiplied by 0.333333 between its backward pass and the update.*divide the loss"),
-        (noisy, "not a multiple of the sum over its micro-batches"),
-        (lambda model: nn.utils.clip_grad_value_(model.parameters(), 1e-3), "clipped entry by entry"),
+        (SameBatch(), divided, DIVIDED),
+        (CrossFit(2), divided, DIVIDED),
+        (CrossFit(2), noisy, NO_MULTIPLE),
+        (CrossFit(2), clipped, NO_MULTIPLE),
+        (CrossFit(2, own_pass=True), noisy, NO_MULTIPLE),
+        (LaggedCrossFit(), clipped, NO_MULTIPLE),
     ],
-    ids=["divided", "noisy", "clipped by value"],
 )
 def test_a_gradient_that_was_changed_otherwise_is_refused(estimator, change, match):
     model, optimizer, tracker = measured(estimator)
@@ -137,6 +156,70 @@ def test_a_gradient_that_was_changed_otherwise_is_refused(estimator, change, mat
         change(model)
         with pytest.raises(LCAError, match=match):
             optimizer.step()
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [(clipped, False), (clipped_by_layer, True), (noisy, True), (divided_and_clipped, True)],
+)
+def test_the_gradient_of_the_loss_may_be_changed_where_the_update_does_not_matter(
+    change, told, scaled, recwarn
+):
+    """There is a warning if that may be another loss, as where it is divided as well."""
+    shown = Shown(("gradient",))
+    model, optimizer, tracker = measured(shown)
+    scaler = torch.amp.GradScaler("cpu", init_scale=512.0, enabled=scaled)
+    with tracker:
+        for _ in range(2):
+            optimizer.zero_grad()
+            expected = gradient(model)
+            scaler.scale(cross_entropy(model(X[:20]), Y[:20])).backward()
+            scaler.unscale_(optimizer)
+            change(model)
+            scaler.step(optimizer)
+            scaler.update()
+            torch.testing.assert_close(shown.steps[-1].gradient, expected)
+    found = [str(one.message) for one in recwarn if issubclass(one.category, LCAWarning)]
+    assert len(found) == told
+    assert all("also divides or multiplies gradients" in text for text in found)
+
+
+def test_a_division_that_clipping_hides_is_named_by_the_self_check(recwarn):
+    model, optimizer, _ = measured(SameBatch())
+    loader = list(zip(X.split(20), Y.split(20), strict=True)) * 6
+    made = Tracker(model, optimizer, objective_of(model), NextBatch(), check_every=len(loader) - 1)
+    with made as tracker:
+        for x, y in tracker.batches(loader):
+            optimizer.zero_grad()
+            (64 * cross_entropy(model.eval()(x), y)).backward()
+            for p in model.parameters():
+                p.grad /= 64
+            clipped(model)
+            optimizer.step()
+    first, last = (str(one.message) for one in recwarn)
+    assert "also divides or multiplies gradients" in first
+    assert "Possible causes: the loop changes gradients in a way that" in last
+
+
+@pytest.mark.parametrize("combined", [True, False])
+def test_gradients_of_several_passes_that_the_loop_combines_are_no_gradient_of_the_loss(combined, recwarn):
+    """Those of earlier passes may be a part of it, or of a batch that was given up."""
+    model, optimizer, tracker = measured(SameBatch())
+    with tracker:
+        for step in range(3):
+            optimizer.zero_grad()
+            backward(model)
+            if step == 1:
+                parts = [p.grad.clone() for p in model.parameters()]
+                optimizer.zero_grad()
+                backward(model, slice(20, 40))
+                for p, part in zip(model.parameters(), parts, strict=True):
+                    p.grad.add_(part if combined else 0.0)
+            optimizer.step()
+    assert tracker.skipped_steps == combined
+    found = [str(one.message) for one in recwarn if "update 1 has a gradient that is not" in str(one.message)]
+    assert len(found) == combined
 
 
 def test_a_norm_that_is_no_round_number_has_to_be_told():

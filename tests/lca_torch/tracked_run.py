@@ -72,7 +72,7 @@ class TorchRun:
         if clip == "norm":
             nn.utils.clip_grad_norm_(self.model.parameters(), 0.01)
         if clip == "value":
-            nn.utils.clip_grad_value_(self.model.parameters(), 1e-3)
+            nn.utils.clip_grad_value_(self.model.parameters(), 0.01)
         self.optimizer.step()
 
     def backward(self, batches, pieces=1, known=True, scores=False):

@@ -6,7 +6,7 @@ import pytest
 from lca._micro_batches import mean_without
 from lca.errors import LCAError, NonFiniteError
 from lca.tolerances import EPS64, summed
-from lca.tracking._clipping import Clipping, clipped_without, multiple_of
+from lca.tracking._clipping import Clipping, clipped_without, multiple_of, only_clipped
 
 RNG = np.random.default_rng(0)
 
@@ -41,6 +41,25 @@ def test_a_gradient_whose_nan_the_loop_has_replaced_is_named():
 def test_a_gradient_that_stays_nan_is_no_work_of_the_loop():
     with pytest.raises(NonFiniteError, match="has NaN, Inf .* lower the learning rate"):
         multiple_of(np.array([np.nan, 1.0]), np.array([np.nan, 1.0]))
+
+
+TOTAL = np.float32([0.5, -2.0, 3.0, 0.0])
+CLIPPED = {
+    "by value": ([0.5, -1.0, 1.0, 0.0], True),
+    "set to 0": ([0.5, -2.0, 0.0, 0.0], False),
+    "also divided": ([0.25, -0.5, 0.5, 0.0], False),
+    "with noise": ([0.6, -1.9, 3.0, 0.0], False),
+    "with something added to one": ([0.5, -2.0, 3.1, 0.0], False),
+    "with another sign": ([0.5, -2.0, -1.0, 0.0], False),
+    "with something added to a zero": ([0.5, -2.0, 2.0, 0.1], False),
+}
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30])
+@pytest.mark.parametrize(("gradient", "wanted"), CLIPPED.values(), ids=CLIPPED)
+def test_a_gradient_is_only_clipped_if_entries_are_kept_and_no_other_grows(gradient, wanted, scale):
+    scale = np.float32(scale)  # at 1e-30, products of entries are 0
+    assert only_clipped(TOTAL * scale, np.float32(gradient) * scale) is wanted
 
 
 def test_a_factor_is_clipping_if_it_leaves_one_round_norm():
