@@ -181,7 +181,9 @@ class _Packing:
     def copied(self, params: Params) -> Vector:
         """The parameters as a new vector, detached from ``params``."""
         vector = self(params)
-        return 1 * vector if vector is params else vector
+        if self._function is None and vector is not params:  # flattened: new
+            return vector
+        return 1 * vector  # what a function returns may be a view
 
     def _flattened(self, params: Mapping[str, Any] | Sequence[Any]) -> Vector:
         tensors = params.values() if isinstance(params, Mapping) else params

@@ -62,6 +62,16 @@ def test_arrays_that_are_changed_in_place_are_copied_at_measured_steps_only(monk
     assert starts == [[8.0, 4.0], [2.0, 1.0], [0.5, 0.25]]
 
 
+def test_a_view_that_pack_returns_is_copied():
+    params = np.array([[8.0], [4.0]])
+    with FunctionalTracker(params, bowl(2), pack=np.ravel, on_error="raise", views=Kept) as tracker:
+        for _ in range(2):
+            params *= 0.5
+            tracker.update(params)
+    starts = [row.source.start.tolist() for row in tracker.views["train"].rows]
+    assert starts == [[8.0, 4.0], [4.0, 2.0]]
+
+
 class Scaled:
     """A loss with a state: ``scale · ½ |θ|²``."""
 
