@@ -280,7 +280,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         named = self._named_parameters(self._model)
         objectives = self._session.objectives
         for name, objective in objectives.items():
-            _check_known(name, objective, named)
+            _check_known(name, objective, named, part=any(map(self._is_part, leaves(objective))))
         layout = check_same_layout((o.layout for o in objectives.values()), "the measured losses")
         for name, objective in objectives.items():
             for own in leaves(objective):
@@ -350,6 +350,12 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     def _learning_rates(self) -> Mapping[str, float]:
         """The learning rates of the update that was just made, by the group of the optimizer."""
         return {}
+
+    def _is_part(self, objective: Objective) -> bool:
+        """Whether an objective was made from a part of the tracked model."""
+        own = {id(parameter) for parameter in self._named_parameters(self._model).values()}
+        its = {id(parameter) for parameter in self._parameters_of(objective).values()}
+        return bool(its) and its <= own
 
     @abstractmethod
     def _parameters_of(self, objective: Objective) -> Mapping[str, Any]:
@@ -435,8 +441,14 @@ def _counts_rows(objective: ModelObjective) -> bool:
         return objective._loss.counts_examples
 
 
-def _check_known(name: str, objective: Objective, named: Mapping[str, Any]) -> None:
+def _check_known(name: str, objective: Objective, named: Mapping[str, Any], *, part: bool) -> None:
     unknown = [tensor for tensor in objective.layout.names if tensor not in named]
+    if unknown and part:
+        raise LayoutError(
+            f"the objective {name!r} was made from a part of the model that is trained, in which its "
+            "parameters have other names. Make it from the whole model, with the loss of the part: "
+            "Objective(model, None, data, batch_loss=lambda model, batch: ...)."
+        )
     if unknown:
         tensors = ", ".join(map(repr, unknown))
         noun = "a parameter" if len(unknown) == 1 else "parameters"

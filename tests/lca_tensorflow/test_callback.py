@@ -267,6 +267,14 @@ def test_an_objective_of_another_model_of_the_same_form_is_refused():
             fit(model, LCACallback(measured, on_error="raise"), epochs=1)
 
 
+def test_an_objective_of_a_part_of_the_model_is_refused_with_the_remedy():
+    part = model_of(norm=False)
+    whole = keras.Sequential([keras.Input((5,)), part, keras.layers.Dense(3)])
+    whole.compile(loss=part.loss, optimizer="sgd")
+    with pytest.raises(LayoutError, match=r"'train' was made from a part of the model .* batch_loss=lambda"):
+        fit(whole, LCACallback(Objective(part, None, (X, Y)), on_error="raise"), epochs=1)
+
+
 @pytest.mark.parametrize("options", [{"batch_size": 10}, {"batch_norm": "frozen"}], ids=str)
 def test_how_the_data_are_measured_can_be_said(options):
     model = model_of()

@@ -168,3 +168,11 @@ def test_a_model_that_is_converted_in_a_run_is_named(before_first, estimator):
         now = r"'0\.weight' is torch\.float64 on cpu now, but was torch\.float32 on cpu when"
         with pytest.raises(LayoutError, match=now):
             optimizer.step()
+
+
+def test_an_objective_of_a_part_of_the_model_is_refused_with_the_remedy():
+    part = network(norm=False)
+    whole = nn.ModuleDict({"generator": part, "critic": nn.Linear(2, 1)})
+    optimizer = torch.optim.SGD(part.parameters(), lr=0.1)
+    with pytest.raises(LayoutError, match=r"'train' was made from a part of the model .* batch_loss=lambda"):
+        Tracker(whole, optimizer, Objective(part, cross_entropy, (X, Y)))
