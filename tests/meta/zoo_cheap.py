@@ -185,7 +185,7 @@ WRONG_CHEAP = {
     ),
     "spread without sizes": Wrong(
         "cross-fit error bars that do not weigh the micro-batches",
-        OF_STEPS,
+        "spread_of_all_values_is_calibrated",
         lambda: SpreadWithoutSizes(independent=True),
     ),
     "twice the sample": Wrong(
