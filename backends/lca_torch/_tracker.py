@@ -271,7 +271,7 @@ class Tracker(ModelTracker[Loop]):
 
     def _trains(self, module: nn.Module) -> bool:
         """Whether a module was in training mode when the gradient of the update was taken."""
-        return self._modes.get(id(module), module.training)
+        return bool(self._modes.get(id(module), module.training))
 
     def _note_modes(self) -> None:
         """At the end of a backward pass: the modes may be others at the update, where they are looked at."""

@@ -38,17 +38,18 @@ def differ_in_training(
     >>> differ_in_training(lambda batch, names: 2.0 + len(names), None, [["a"], []], eps=0.0)
     [True, False]
     """
+    passed_on: tuple[type[Exception], ...] = (MemoryError, *out_of_memory)
     few = Rows(batch).take(slice(MOST_ROWS)) if is_rows(batch) else batch
 
     def loss_of(rows: PyTree, names: Collection[str]) -> float:
         try:
             return loss_with(rows, names)
-        except (MemoryError, *out_of_memory):
+        except passed_on:
             raise
         except Exception:  # of the user's code, as for outputs of another kind
             return math.nan
 
-    with suppress(MemoryError, *out_of_memory):
+    with suppress(*passed_on):
         for rows in (few, batch):
             if math.isfinite(found := loss_of(rows, ())):
                 rounding = rebatched(found, eps)
