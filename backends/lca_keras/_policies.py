@@ -1,8 +1,9 @@
 """The modes a model is measured in: batch statistics by policy, given values for variables, no randomness."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import keras
@@ -45,6 +46,35 @@ def recorded_modes(model: keras.Model, norms: Iterable[Any]) -> Iterator[Recorde
         for norm, flags in recorded.modes:
             stack.enter_context(_called_by(norm, _recording(norm, flags)))
         yield recorded
+
+
+def layers_with_modes(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """The model and its layers, if their calls take ``training``, by name; equal names are numbered."""
+    found = dict[str, keras.layers.Layer]()
+    for layer in model._flatten_layers():
+        if layer._call_has_context_arg.get("training"):
+            others = sum(other.name == layer.name for other in found.values())
+            found[f"{layer.name}[{others}]" if others else layer.name] = layer
+    return found
+
+
+@contextmanager
+def in_training(model: keras.Model, names: Collection[str], trained: set[str]) -> Iterator[None]:
+    """Call ``model`` as in training, but of `layers_with_modes` only these; the others as in inference.
+
+    ``trained`` receives the names of those that are called with ``training=True``. If the model has a mode
+    that is not among ``names``, it cannot pass its mode on: those that are ``trained`` are called so.
+    """
+    layers = layers_with_modes(model)
+    alone = any(layer is model for name, layer in layers.items() if name not in names)
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            if not alone and name in names:
+                stack.enter_context(_called_by(layer, _noting(layer, partial(trained.add, name))))
+            else:
+                stack.enter_context(_called_by(layer, _switched(layer, on=name in names and name in trained)))
+        stack.enter_context(_called_by(model, _in_training(model, Recorded([]))))
+        yield
 
 
 @contextmanager
@@ -96,6 +126,26 @@ def _recording(norm: Any, flags: list[bool]) -> Callable[..., Any]:
         return call(*args, **kwargs)
 
     return recording
+
+
+def _noting(layer: Any, note: Callable[[], None]) -> Callable[..., Any]:
+    call = layer.call
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("training"):
+            note()
+        return call(*args, **kwargs)
+
+    return noting
+
+
+def _switched(layer: Any, *, on: bool) -> Callable[..., Any]:
+    call = layer.call
+
+    def switched(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs | {"training": on})
+
+    return switched
 
 
 def _replaying(norm: Any, flags: list[bool]) -> Callable[..., Any]:

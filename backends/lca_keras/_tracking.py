@@ -15,7 +15,7 @@ from lca.tracking import LoopContext, ModelTracker
 from lca.tracking._model import call_text
 from lca_keras._counts import Counts, trained_by
 from lca_keras._parameters import parameters_of
-from lca_keras._policies import Norm
+from lca_keras._policies import Norm, layers_with_modes
 from lca_keras._shared_loss import SharedLoss
 
 Context = TypeVar("Context", bound=LoopContext)
@@ -27,6 +27,8 @@ _RANDOM: Mapping[type[Any], tuple[str, ...]] = {
     DropoutRNNCell: ("dropout", "recurrent_dropout"),
 }
 """Layers that are random in training, with their attributes that are 0 if they are not."""
+_KNOWN = *_RANDOM, keras.layers.SpectralNormalization
+"""Layers whose modes are reported by their class, or for which measuring has rules of its own."""
 
 
 class KerasTracker(ModelTracker[Context]):
@@ -134,6 +136,10 @@ class KerasTracker(ModelTracker[Context]):
             for norm in norms
             if norm.trainable and not all(any(norm is own for own in loss._norms) for loss in measured)
         ]
+
+    def _in_training(self) -> dict[str, type]:
+        layers = layers_with_modes(self._model).items()
+        return {name: type(layer) for name, layer in layers if not isinstance(layer, (Norm, *_KNOWN))}
 
     def _owned(self) -> Iterable[keras.Variable]:
         return [variable for optimizer in self._optimizers for variable in trained_by(optimizer)]

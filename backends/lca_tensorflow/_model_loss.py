@@ -6,7 +6,7 @@ pass reads besides θ is state; the Python values that it has baked in are its c
 """
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -27,6 +27,7 @@ from lca.frameworks import (
     require_weight,
 )
 from lca.frameworks._by_example import joined_slopes
+from lca.frameworks._training_mode import differ_in_training
 from lca.objective import State
 from lca.tolerances import repeat
 from lca_keras._class_weight import weighted_by_class
@@ -45,6 +46,7 @@ from lca_keras._parameters import (
 from lca_keras._policies import (
     Modes,
     batch_statistics,
+    in_training,
     recorded_modes,
     uses_batch_statistics,
 )
@@ -56,7 +58,7 @@ from lca_tensorflow._program import Compiled, Program
 from lca_tensorflow._scope import TapeScope
 from lca_tensorflow._scores import error_scores
 from lca_tensorflow._strategy import check_outside, check_replicas, check_strategy
-from lca_tensorflow._traced import trace
+from lca_tensorflow._traced import inlined, trace
 from lca_tensorflow._untouched import untouched
 from lca_tensorflow._variables import OtherVariables
 from lca_tensorflow._vectors import flat, flat_gradient, tensors_of
@@ -109,6 +111,7 @@ class KerasLoss(SharedLoss):
         self._eagerly, self._jit = run_eagerly, jit_compile
         self._example: PyTree | None = None  # a batch, to trace with
         self._former: Program | None = None
+        self._trained = set[str]()  # layers that were seen to be called in training mode
         self._zeros: tuple[tf.Tensor, tf.Tensor, tf.Tensor] | None = None
         self._forward: ForwardMode | None = None
         self._program = self._made(since=0)
@@ -399,6 +402,32 @@ class KerasLoss(SharedLoss):
     def _updated_in_training(self) -> frozenset[int] | None:
         found = self._training_pass()
         return found and found[1].updated
+
+    def differ_in_training(self, choices: Sequence[Collection[str]]) -> Sequence[bool]:
+        """As `ModelLoss.differ_in_training`, evaluated eagerly; normalisation layers stay as measured."""
+        if self._example is None:
+            return super().differ_in_training(choices)
+        program = self._now()
+        norms = [norm for norm, _ in program.modes]
+
+        def loss_with(batch: PyTree, names: Collection[str]) -> float:
+            modes = in_training(self._model, names, self._trained) if names else nullcontext()
+            with (
+                untouched(self._roots, drawing=True),
+                program.others.at({}),
+                batch_statistics(program.modes),
+                modes,
+                TapeScope([], random=True, unmoved=norms),
+            ):
+                return float(inlined(self._batch_loss)(self._model, batch))
+
+        return differ_in_training(
+            loss_with,
+            self._example,
+            choices,
+            eps=max(float(np.finfo(self.dtype).eps), self.precision_eps or 0.0),
+            out_of_memory=(tf.errors.ResourceExhaustedError,),
+        )
 
     def _first_loss(self, program: Program) -> float:
         """The loss of the first batch at the present weights under a program."""

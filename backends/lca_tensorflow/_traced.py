@@ -68,7 +68,7 @@ def trace(function: Callable[..., Any], signature: tuple[Any, ...], *, jit_compi
         return function(*tf.nest.pack_sequence_as(signature, flat))
 
     compiled = tf.function(
-        _inlining(packed),
+        inlined(packed),
         input_signature=tf.nest.flatten(signature),
         jit_compile=jit_compile or None,
         autograph=False,
@@ -104,8 +104,10 @@ def _coarsest(graph: Any, reached: set[Any]) -> float:
     return found
 
 
-def _inlining(function: Callable[..., Any]) -> Callable[..., Any]:
-    def inlined(*arguments: Any) -> Any:
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, inside which functions that are compiled themselves run as they are written."""
+
+    def inlining(*arguments: Any) -> Any:
         before = tf.config.functions_run_eagerly()
         tf.config.run_functions_eagerly(True)
         try:
@@ -113,7 +115,7 @@ def _inlining(function: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             tf.config.run_functions_eagerly(before)
 
-    return inlined
+    return inlining
 
 
 def _uses(resources: dict[Any, tf.Variable]) -> Iterator[tuple[Any, tf.Variable]]:

@@ -54,7 +54,14 @@ class Loop(LoopContext):
         Of the measured parameters.
     requested
         As in `LoopContext`.
+
+    Attributes
+    ----------
+    after_pass
+        Called at the end of each backward pass from which something is requested.
     """
+
+    after_pass: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, gradients: Gradients, requested: Callable[[], Collection[str]]) -> None:
         super().__init__(requested)
@@ -173,6 +180,7 @@ class Loop(LoopContext):
         fields = self._requested()
         if not fields:
             return
+        self.after_pass()
         self._number += 1
         self._seen = self._grads.versions()
         self._taken = self._grads.places()

@@ -31,6 +31,7 @@ from lca.frameworks import (
 )
 from lca.frameworks._data import Cuts
 from lca.frameworks._loss_checks import unweighted
+from lca.frameworks._training_mode import differ_in_training
 from lca.layout import Layout
 from lca.objective import State
 from lca.tolerances import rebatched
@@ -58,8 +59,9 @@ from lca_torch._policies import (
     kept_in_evaluation,
     mixes_examples,
     normalisation_policies,
+    random_state_kept,
 )
-from lca_torch._reading import Reading, read, written_in_training
+from lca_torch._reading import Reading, in_training, read
 from lca_torch._replica import Replica, switches_by_itself
 from lca_torch._versions import Versions
 
@@ -215,21 +217,39 @@ class TorchLoss(ModelLoss):
         """
         buffers = moved_after_use(self._model)
         statistics = running_statistics(self._model)
-        if self._batch is None or buffers <= statistics:
+        if self._batch is None or buffers <= statistics or _has_ranks():
             return buffers
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return buffers  # layers that synchronise would wait for the other processes
-        trial, modes = self._replicate(), [module.training for module in self._model.modules()]
-        theta, cast = self._theta(), self._cast(self.dtype)
-        batch = tree_map(self._ready(cast, copy=True), self._batch)
-        private = {name: trial.slots.now(name).clone() for name in trial.slots.others}
+        names = [name for name, module in self._model.named_modules() if module.training]
         try:
-            with self._random.kept(0), self._modes(gradients=False), interpreted():
-                leaves = self._leaves(theta, ())
-                with trial.holding(leaves.tensors, private, cast) as held:
-                    return buffers & (statistics | written_in_training(held, batch, modes))
+            _, written = self._pass(self._replicate(), self._batch, names, gradients=False)
         except Exception:  # of the user's code, for a batch or at a time that it is not made for
             return buffers
+        return buffers & (statistics | written)
+
+    def differ_in_training(self, choices: Sequence[Collection[str]]) -> Sequence[bool]:
+        """As `ModelLoss.differ_in_training`, without dropout, on a private copy."""
+        if self._batch is None or _has_ranks():
+            return super().differ_in_training(choices)
+        trial, seed = self._replicate(), next(self._seeds)
+        return differ_in_training(
+            lambda batch, names: self._pass(trial, batch, names, gradients=True, seed=seed)[0],
+            self._batch,
+            choices,
+            eps=max(_eps(self.dtype), self.precision_eps or 0.0),
+            out_of_memory=(torch.OutOfMemoryError,),
+        )
+
+    def _pass(
+        self, trial: Replica, batch: PyTree, names: Collection[str], *, gradients: bool, seed: int = 0
+    ) -> tuple[float, set[str]]:
+        """A forward pass of a private copy with these modules in training mode, as `in_training`."""
+        theta, cast = self._theta(), self._cast(self.dtype)
+        taken = tree_map(self._ready(cast, copy=True), batch)
+        private = {name: trial.slots.now(name).clone() for name in trial.slots.others}
+        with random_state_kept(self.device, seed), self._modes(gradients=gradients), interpreted():
+            leaves = self._leaves(theta, self.trainable() if gradients else ())
+            with trial.holding(leaves.tensors, private, cast) as held:
+                return in_training(held, taken, names)
 
     def what_changed(self) -> str:
         """The last change of the Python side of the model or the loss, in words."""
@@ -539,6 +559,11 @@ def _numbers(losses: list[Tensor]) -> list[float]:
 def _scores_of(replica: Replica) -> BatchLoss:
     assert replica.loss_fn is not None
     return error_scores(replica.loss_fn)
+
+
+def _has_ranks() -> bool:
+    """Whether other processes take part, for which layers that synchronise in training would wait."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _require_one_precision(autocast: torch.dtype | None, precision: Precision | None) -> None:

@@ -19,7 +19,7 @@ def moved_after_use(model: nn.Module) -> frozenset[str]:
     before = {
         f"{name}.{buffer}".removeprefix(".")
         for name, module in model.named_modules()
-        for buffer in _moved_before_use(module)
+        for buffer in moved_before_use(module)
     }
     return frozenset(name for name, _ in model.named_buffers() if name not in before)
 
@@ -38,7 +38,8 @@ def running_statistics(model: nn.Module) -> frozenset[str]:
     )
 
 
-def _moved_before_use(module: nn.Module) -> set[str]:
+def moved_before_use(module: nn.Module) -> set[str]:
+    """The names of the buffers of a module that its forward pass moves in training, and then uses."""
     if isinstance(module, _SpectralNorm):
         return {"_u", "_v"}
     hooks = module._forward_pre_hooks.values()  # of the older function, which keeps them in the layer

@@ -62,6 +62,23 @@ def mixes_examples(model: nn.Module, norms: Mapping[str, BatchNormPolicy]) -> bo
     return any(p == "batch" and isinstance(model.get_submodule(n), _BatchNorm) for n, p in norms.items())
 
 
+def dropout_rates(module: nn.Module) -> list[str]:
+    """The attributes of a module by which it drops units or adds noise in training, if they are not 0.
+
+    >>> dropout_rates(nn.Dropout(0.1)), dropout_rates(nn.Dropout(0.0))
+    (['p'], [])
+    """
+    return [name for kind, name in _RATES if isinstance(module, kind) and getattr(module, name, None)]
+
+
+_RATES = (
+    (nn.modules.dropout._DropoutNd, "p"),
+    (nn.MultiheadAttention, "dropout"),
+    (nn.RNNBase, "dropout"),
+    (nn.Module, "neftune_noise_alpha"),  # as Hugging Face's Trainer sets it
+)
+
+
 class RandomStates:
     """Keeps the random generators of torch, NumPy and Python for evaluations of one loss.
 

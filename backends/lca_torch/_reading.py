@@ -1,7 +1,7 @@
 """`Reading`: what a loss reads and writes, found by running it once on a private replica."""
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -135,17 +135,19 @@ def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, know
     )
 
 
-def written_in_training(held: Held, batch: PyTree, modes: Iterable[bool]) -> set[str]:
-    """The tensors that a forward pass with modules in these modes writes into, or puts others in place of."""
+def in_training(held: Held, batch: PyTree, names: Collection[str]) -> tuple[float, set[str]]:
+    """The loss of a batch with these modules in training mode (`Replica.train`), and what the pass writes.
+
+    That are the names of the tensors that it writes into, or puts others in place of.
+    """
     data = {f"batch[{i}]": tensor for i, tensor in enumerate(tensors_in(batch))}
     before = {name: tensor._version for name, tensor in held.tensors.items()}
     held.begin()
-    for module, training in zip(held.replica.model.modules(), modes, strict=True):
-        module.training = training
+    held.replica.train(names)
     with Reads(held.tensors | data):  # so that nothing outside is written into
-        held.replica.losses(batch)
+        loss = held.replica.losses(batch)
     written = {name for name, tensor in held.tensors.items() if tensor._version != before[name]}
-    return written | held.replica.slots.replaced(held.tensors)
+    return float(loss.detach()), written | held.replica.slots.replaced(held.tensors)
 
 
 def _observed(held: Held, batch: PyTree, given: Mapping[str, Tensor]) -> Reads:

@@ -1,10 +1,11 @@
 """`Replica`: a private copy of a model and its loss, evaluated at any θ and in any state."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -17,6 +18,7 @@ from lca_torch._examples import BatchLoss, LossFn, default_loss, with_samples
 from lca_torch._form import Cast
 from lca_torch._global_hooks import GlobalHooks, require_no_modes
 from lca_torch._memory import Memory
+from lca_torch._policies import dropout_rates
 from lca_torch._shared_variables import SharedVariables, installed
 from lca_torch._slots import Slots, is_small
 
@@ -96,6 +98,13 @@ class Replica:
         self.model.train()
         self.model.eval()
         _set_modes(self.model, self._norms)
+
+    def train(self, names: Collection[str]) -> None:
+        """Set these modules in training mode, but without dropout; normalisation layers stay as measured."""
+        for name, module in self.model.named_modules():
+            module.training = name in names or (isinstance(module, _NormBase) and module.training)
+            for rate in dropout_rates(module):
+                setattr(module, rate, 0.0)
 
     def restore(self) -> None:
         """Undo what forward passes have written into Python variables."""

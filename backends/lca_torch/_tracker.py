@@ -20,8 +20,10 @@ from lca_torch._gradients import Gradients
 from lca_torch._kinds import is_sharded
 from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import Loop
+from lca_torch._moving_buffers import moved_before_use
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
+from lca_torch._policies import dropout_rates
 from lca_torch._process_group import TIMEOUT, MeasuringRanks, measuring_ranks
 from lca_torch._shard_vector import Shards
 from lca_torch._sharded import ShardedTheta, WholeCopy, require_gradients_alone, require_training_alone
@@ -250,18 +252,31 @@ class Tracker(ModelTracker[Loop]):
 
     def _dropout(self) -> Iterator[str]:
         for name, module in self._model.named_modules():
-            own = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-            inner = isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0
-            noise = getattr(module, "neftune_noise_alpha", None)  # as Hugging Face's Trainer sets it
-            if module.training and (own or inner or noise):
+            if self._trains(module) and dropout_rates(module):
                 yield name or type(module).__name__
 
     def _frozen_statistics(self) -> Iterator[str]:
         copies = [dict(own._loss._versions.current.model.named_modules()) for own in self._torch_losses()]
         for name, module in self._model.named_modules():
-            uses_batch = isinstance(module, nn.modules.batchnorm._NormBase) and module.training
+            uses_batch = isinstance(module, nn.modules.batchnorm._NormBase) and self._trains(module)
             if uses_batch and not all(copy[name].training for copy in copies if name in copy):
                 yield name or type(module).__name__
+
+    def _in_training(self) -> dict[str, type]:
+        return {
+            name: type(module)
+            for name, module in self._model.named_modules()
+            if self._trains(module) and not _moves(module)
+        }
+
+    def _trains(self, module: nn.Module) -> bool:
+        """Whether a module was in training mode when the gradient of the update was taken."""
+        return bool(self._modes.get(id(module), module.training))
+
+    def _note_modes(self) -> None:
+        """At the end of a backward pass: the modes may be others at the update, where they are looked at."""
+        if self._is_looked_at(self._updates_seen + 1):
+            self._modes = {id(module): module.training for module in self._model.modules()}
 
     def _gradient_hooks(self) -> Iterator[str]:
         return with_gradient_hooks(self._model)
@@ -278,7 +293,10 @@ class Tracker(ModelTracker[Loop]):
         ):
             refuse_maximizing(stepping(self._optimizers))
         self._measured = parameters
-        return self._loop(self._gradients_of(parameters), self._requested)
+        self._modes = dict[int, bool]()
+        context = self._loop(self._gradients_of(parameters), self._requested)
+        context.after_pass = self._note_modes
+        return context
 
     def _gradients_of(self, parameters: Sequence[nn.Parameter]) -> Gradients:
         self._shards: Shards | None = None
@@ -312,6 +330,11 @@ class Tracker(ModelTracker[Loop]):
         """If a sharded model is measured on an unsharded copy, copy its buffers into the copy."""
         for whole in self._wholes:
             whole.follow()
+
+
+def _moves(module: nn.Module) -> bool:
+    """Whether a module moves buffers in training, for which measuring has rules of its own."""
+    return isinstance(module, nn.modules.batchnorm._NormBase) or bool(moved_before_use(module))
 
 
 class _StepListener:

@@ -271,7 +271,7 @@ class _TrainerTracker(Tracker):
     def _dropout(self) -> Iterator[str]:
         yield from super()._dropout()
         for name, module in self._model.named_modules():
-            if module.training and getattr(module, "neftune_noise_alpha", None):
+            if self._trains(module) and getattr(module, "neftune_noise_alpha", None):
                 yield f"{name} (NEFTune)"
 
     def _detach(self) -> None:

@@ -141,6 +141,14 @@ class ModelLoss(ABC):
         """
         return ()
 
+    def differ_in_training(self, choices: Sequence[Collection[str]]) -> Sequence[bool]:
+        """Whether the loss of a few rows is another one, or fails, with these modules in training mode.
+
+        For each choice of modules, by name; dropout that the tracker of the framework knows is left out. Like
+        every other method, it leaves all as it was. Default: False, also where it cannot be told.
+        """
+        return [False] * len(choices)
+
     def evaluate_each(
         self,
         theta: Vector,

@@ -3,6 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import compress
 from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
 from lca.allocation import Estimator
@@ -191,7 +192,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     def _supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         """The step fields of the coming update; the 1st, 2nd, 4th, ... time, warn of how it is trained."""
         self._updates_seen += 1
-        if self._updates_seen & (self._updates_seen - 1) == 0:
+        if self._is_looked_at(self._updates_seen):
             if not GRADIENT_FIELDS.isdisjoint(fields):
                 self._warn_of_training()
             self._look_at_batches()
@@ -209,11 +210,17 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             self._warn_once(_ALTERED, ["the loop"])
         return found
 
+    @staticmethod
+    def _is_looked_at(update: int) -> bool:
+        """Whether it is the 1st, 2nd, 4th, ... update."""
+        return update & (update - 1) == 0
+
     def _warn_of_training(self) -> None:
         """Warn, once of each, of what makes the gradients of training others than the measured ones."""
         for find, text in (
             (self._dropout, _DROPOUT),
             (self._frozen_statistics, _STATISTICS),
+            (self._other_in_training, _TRAINING),
             (self._gradient_hooks, _HOOKS),
         ):
             if text not in self._told:
@@ -258,6 +265,26 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     def _frozen_statistics(self) -> Iterable[str]:
         """The names of the layers that train with the statistics of a batch and are measured without."""
         return ()
+
+    def _other_in_training(self) -> list[str]:
+        """The names of the modules by which the loss of training is another than the measured one.
+
+        Those of a class that suffices by itself; if there is none, the first that is in training mode. The
+        measured loss has no value with a module that returns something else in training.
+        """
+        modules = self._in_training()
+        losses = [own._loss for own in leaves(self._session.objectives) if isinstance(own, ModelObjective)]
+        for loss in losses if modules else ():
+            if any(loss.differ_in_training([list(modules)])):
+                kinds = {kind: [n for n, own in modules.items() if own is kind] for kind in modules.values()}
+                differ = loss.differ_in_training(list(kinds.values()))
+                found = [n for names in compress(kinds.values(), differ) for n in names] or [*modules][:1]
+                return [f"{n} ({modules[n].__name__})" if n else modules[n].__name__ for n in found]
+        return []
+
+    def _in_training(self) -> Mapping[str, type]:
+        """The modules in training mode, by name, but for dropout and statistics that are reported anyway."""
+        return {}
 
     def _gradient_hooks(self) -> Iterable[str]:
         """The names of the parameters and layers with hooks that may alter the gradients of training."""
@@ -392,6 +419,11 @@ _STATISTICS = (
     "training: those of the loss with these, not of the measured loss with batch_norm='frozen'. The sum can "
     "differ by tens of per cent. Use batch_norm='batch' to allocate the loss with batch statistics. If "
     "training calls these layers in evaluation mode, ignore this."
+)
+_TRAINING = (
+    "in training mode the model computes another loss than the measured one, or outputs that this cannot "
+    "take ({names}), and {estimator} allocates by the gradients of training: those of the other loss. Layers "
+    "can differ by tens of per cent. If the loop trains the model in evaluation mode, ignore this."
 )
 _HOOKS = (
     "hooks see the gradients of training ({names}) and may alter them, and {estimator} allocates by these "
