@@ -2,14 +2,17 @@
 
 import gc
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
+from functools import partial
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.weak import WeakIdKeyDictionary
 
 import lca
 from lca.errors import LCAError, LCAWarning
@@ -166,6 +169,8 @@ def of_the_kind():
         chosen_by_hash,
         anchored_in_attributes,
         of_the_kind,
+        lambda: penalised_by(deque),
+        lambda: penalised_by(lambda parameters: partial(list, parameters)),
     ],
     ids=[
         "module",
@@ -178,6 +183,8 @@ def of_the_kind():
         "hash",
         "attributes",
         "kind",
+        "deque",
+        "arguments of a partial",
     ],
 )
 def test_the_measured_loss_finds_what_the_users_finds(make):
@@ -197,19 +204,108 @@ def test_the_measured_loss_finds_what_the_users_finds(make):
     assert {"id", "hash"}.isdisjoint(globals())
 
 
-@pytest.mark.parametrize("kind", [dict, weakref.WeakKeyDictionary, "set", "frozenset"])
+class Anchors(dict):
+    """A dictionary of the user's."""
+
+
+class Sums(defaultdict):
+    """One that says in C how it is copied."""
+
+
+@pytest.mark.parametrize(
+    "kind", [dict, Anchors, Sums, set, frozenset, weakref.WeakKeyDictionary, WeakIdKeyDictionary]
+)
 def test_what_finds_tensors_by_identity_is_refused_by_name(kind):
     model = network()
-    if isinstance(kind, str):
-        anchors = {"set": set, "frozenset": frozenset}[kind](model.parameters())
+    anchors = kind()
+    if isinstance(anchors, set | frozenset):
+        anchors = kind(model.parameters())
+    elif isinstance(anchors, defaultdict):
+        anchors = kind(float, dict.fromkeys(model.parameters(), 0.1))
     else:
-        anchors = kind({p: 0.1 for p in model.parameters()})
+        anchors.update(dict.fromkeys(model.parameters(), 0.1))
 
     def loss(model, batch):
         return plain(model, batch) + sum(p.square().sum() for p in model.parameters() if p in anchors)
 
     with pytest.raises(LCAError, match=r"anchors .* finds tensors by their identity.* by name"):
         Objective(model, None, (X, Y), batch_loss=loss)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [lambda p: (p, 1), lambda p: ((1, p), 2), lambda p: frozenset([p]), weakref.ref],
+    ids=["tuple", "nested", "frozenset", "reference"],
+)
+def test_keys_that_contain_a_tensor_or_refer_to_one_are_refused_too(key):
+    model = network()
+    anchors = {key(p): 0.1 for p in model.parameters()}
+
+    def loss(model, batch):
+        return plain(model, batch) + sum(p.sum() for p in model.parameters() if key(p) in anchors)
+
+    with pytest.raises(LCAError, match=r"anchors .* finds tensors by their identity.* by name"):
+        Objective(model, None, (X, Y), batch_loss=loss)
+
+
+@pytest.mark.parametrize(
+    "is_one_of",
+    [
+        lambda own, held: own == held,
+        lambda own, held: own <= held,
+        lambda own, held: not own - held,
+        lambda own, held: not own ^ held,
+        lambda own, held: held - own == set(),
+        lambda own, held: len(held | own) == len(own),
+        lambda own, held: bool(held & own),
+    ],
+)
+def test_a_comparison_with_a_set_of_tensors_is_refused(is_one_of):
+    model = network()
+    held = set(model.parameters())
+
+    def loss(model, batch):
+        return plain(model, batch) * (2.0 if is_one_of(set(model.parameters()), held) else 1.0)
+
+    with pytest.raises(LCAError, match=r"held .* finds tensors by their identity.* by name"):
+        Objective(model, None, (X, Y), batch_loss=loss)
+
+
+class Masked(nn.Module):
+    """Has a mask for each parameter in a variable of the class."""
+
+    masks: ClassVar[dict[nn.Parameter, float]] = {}
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        return self.net(x) * sum(self.masks.get(p, 1.0) for p in self.parameters())
+
+
+def test_what_a_class_holds_to_find_tensors_is_refused(monkeypatch):
+    model = Masked()
+    monkeypatch.setattr(Masked, "masks", dict.fromkeys(model.parameters(), 2.0))
+    with pytest.raises(LCAError, match=r"Masked\.masks .* finds tensors by their identity.* by name"):
+        Objective(model, cross_entropy, (X, Y))
+    monkeypatch.setattr(Masked, "forward", lambda self, x: self.net(x))
+    objective = Objective(model, cross_entropy, (X, Y))
+    expected = plain(model, (X, Y)).item()
+    assert abs(objective.loss(objective.theta()) - expected) <= tolerances.summed(expected, tolerances.EPS64)
+
+
+def penalised_by(make):
+    model = network()
+    held = make(list(model.parameters()))
+
+    def loss(model, batch):
+        chosen = held() if isinstance(held, partial) else held
+        return plain(model, batch) + sum(
+            p.square().sum() for p in model.parameters() if any(p is q for q in chosen)
+        )
+
+    return model, loss
 
 
 def measured(model, loss, change, *, steps=6, optimizer=None):
