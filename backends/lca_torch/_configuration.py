@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from lca_torch._copies import Pair
+from lca_torch._originals import finds_tensors
 from lca_torch._policies import kept_in_evaluation
 from lca_torch._shared_variables import SharedVariables
 
@@ -29,7 +30,9 @@ class Configuration:
     """What variables of the user's objects held when they were copied.
 
     Numbers, strings and containers of them count by value, other objects by identity. Tensors do not count:
-    they are θ or state; but it counts that there is one, as with a buffer that is registered late. Nor does
+    they are θ or state; but it counts that there is one, as with a buffer that is registered late. Of what
+    finds tensors by their identity, as the state of an optimizer, the content does not count, since a copy
+    has a stand-in for it that refuses to be used. Nor does
     the flag ``training`` of the model: the copy has its own.
 
     Parameters
@@ -157,6 +160,8 @@ def _quick(variables: Any) -> Any:
 
 def _is_deep(value: Any, opaque: Mapping[int, Any]) -> bool:
     """Whether something may change in it that its own items do not show."""
+    if finds_tensors(value):
+        return False
     if isinstance(value, np.ndarray | MethodType) or id(value) in opaque:
         return True
     items = value.values() if isinstance(value, dict) else value if isinstance(value, _CONTAINERS) else ()
@@ -182,6 +187,8 @@ class _Content:
         if isinstance(value, np.ndarray) and value.nbytes <= _LARGE and not value.dtype.hasobject:
             return "array", value.shape, value.tobytes()
         if isinstance(value, _CONTAINERS):
+            if finds_tensors(value):
+                return "finds tensors", id(value)
             return self._container(value, inside=inside)
         if isinstance(value, MethodType):
             return id(value.__func__), self.token(value.__self__, inside=inside)

@@ -8,16 +8,9 @@ from typing import Any
 from torch import nn
 
 from lca.errors import LCAError
+from lca.frameworks._attributes import Attributes
 
 Namespace = MutableMapping[str, Any]
-_NOT_COPIED = (
-    "which cannot be copied, and measuring must not touch the original; remove it from the measured forward "
-    "pass and loss"
-)
-KEYED_BY_TENSORS = (
-    "which finds tensors by their identity, and the measured copy has others; let it find them by name "
-    "(model.named_parameters())"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +34,13 @@ class Pair:
 class Uncopied:
     """Stands where a copy has something that cannot be copied; names it as soon as it is used."""
 
-    def __init__(self, path: str, value: object, reason: str = _NOT_COPIED) -> None:
-        self.__dict__["_what"] = f"{path} ({type(value).__name__}), {reason}"
+    _reason = (
+        "which cannot be copied, and measuring must not touch the original; remove it from the measured "
+        "forward pass and loss"
+    )
+
+    def __init__(self, path: str, value: object) -> None:
+        self.__dict__["_what"] = f"{path} ({type(value).__name__}), {self._reason}"
         self.__dict__["_kind"] = type(value)
 
     @property  # type: ignore[misc]
@@ -55,6 +53,18 @@ class Uncopied:
 
     __getattr__ = __setattr__ = __call__ = __enter__ = __exit__ = __iter__ = __len__ = _refuse
     __getitem__ = __setitem__ = __bool__ = __next__ = __contains__ = __float__ = __int__ = __index__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __reversed__ = __delitem__ = _refuse
+    __or__ = __ror__ = __and__ = __rand__ = __sub__ = __rsub__ = __xor__ = __rxor__ = _refuse
+    __hash__ = object.__hash__
+
+
+class FindsTensors(Uncopied):
+    """Stands for what finds tensors by their identity, as a dictionary with parameters as keys."""
+
+    _reason = (
+        "which finds tensors by their identity, and the measured copy has others; let it find them by name "
+        "(model.named_parameters())"
+    )
 
 
 class Unwrapped(nn.Module):
@@ -64,6 +74,14 @@ class Unwrapped(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
+
+
+class Arguments(Attributes):
+    """The positional arguments of a `functools.partial`."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        own = self._owner
+        own.__setstate__((own.func, value, own.keywords, own.__dict__))
 
 
 class Cells(MutableMapping[str, Any]):

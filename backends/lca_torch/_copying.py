@@ -29,14 +29,14 @@ from torch.utils._pytree import tree_leaves
 from lca.errors import LCAError
 from lca.frameworks._attributes import Attributes, slots_of
 from lca.frameworks._code import globals_in
-from lca_torch._copies import KEYED_BY_TENSORS, Cells, Pair, Uncopied, Unwrapped
+from lca_torch._copies import Arguments, Cells, FindsTensors, Pair, Uncopied, Unwrapped
 from lca_torch._distribution import is_mesh, unsharded_class, without_distribution
 from lca_torch._kept_results import standing_in, users_keeper_in
 from lca_torch._libraries import in_library
 from lca_torch._originals import (
     WEAK_CONTAINERS,
     Originals,
-    has_tensors,
+    finds_tensors,
     is_weak,
     referent,
     replace_keys,
@@ -83,15 +83,12 @@ class Copier:
             return value
         if isinstance(value, _SHARED) or _is_ours(value) or is_mesh(value):
             return value
+        if finds_tensors(value):
+            return self._remember(value, FindsTensors(path, value))
         if is_weak(value):
             return self._weak(value, path)
-        if isinstance(value, torch.jit.ScriptModule):
-            raise LCAError(
-                f"{path or 'the model'} is a ScriptModule, whose tensors cannot be replaced by others; pass "
-                "the torch.nn.Module that it was made from."
-            )
         if isinstance(value, nn.Module):
-            return self._object(value, path, self._shell(value))
+            return self._object(value, path, self._shell(value, path))
         if isinstance(value, FunctionType):
             return self._function(value, path)
         if isinstance(value, MethodType):
@@ -101,6 +98,7 @@ class Copier:
             named = {key: self.copy(a, f"{path}.{key}") for key, a in value.keywords.items()}
             made = self._remember(value, partial(self.copy(value.func, path), *args, **named))
             self.pairs.append(Pair(path, value.keywords, made.keywords))
+            self.pairs.append(Pair(path, Arguments(value, ["args"]), Arguments(made, ["args"])))
             self.opaque[id(value)] = value
             return made
         if isinstance(value, dict | list | tuple | set | deque) and _is_container(type(value)):
@@ -117,7 +115,12 @@ class Copier:
         self._alive.append(original)
         return copy
 
-    def _shell(self, module: nn.Module) -> nn.Module:
+    def _shell(self, module: nn.Module, path: str) -> nn.Module:
+        if isinstance(module, torch.jit.ScriptModule):
+            raise LCAError(
+                f"{path or 'the model'} is a ScriptModule, whose tensors cannot be replaced by others; pass "
+                "the torch.nn.Module that it was made from."
+            )
         kind = Unwrapped if isinstance(module, WRAPPERS) else unsharded_class(type(module))
         shell: nn.Module = object.__new__(kind)  # some make a class of their own in `__new__` (torch.fx)
         return shell
@@ -162,8 +165,6 @@ class Copier:
             return self._subclassed(value, path)
         if isinstance(value, tuple):
             return tuple(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value))
-        if isinstance(value, dict | set) and has_tensors(value):
-            return self._remember(value, Uncopied(path, value, KEYED_BY_TENSORS))
         if isinstance(value, deque):
             empty: Any = deque(maxlen=value.maxlen)
         else:
@@ -189,8 +190,6 @@ class Copier:
             self.originals.keep(copied)
             made = type(value)(copied) if isinstance(value, ReferenceType) else proxy(copied)
             return self._remember(value, made)
-        if has_tensors(value):
-            return self._remember(value, Uncopied(path, value, KEYED_BY_TENSORS))
         made = self._remember(value, type(value)())
         if isinstance(value, WeakKeyDictionary):
             made.update({key: self.copy(v, path) for key, v in value.items()})
@@ -261,8 +260,6 @@ class Copier:
         if isinstance(value, property):
             return value
         if isinstance(value, frozenset):
-            if has_tensors(value):
-                return self._remember(value, Uncopied(path, value, KEYED_BY_TENSORS))
             return self._remember(value, frozenset(self.copy(v, path) for v in value))
         try:
             if _is_finalised(value):

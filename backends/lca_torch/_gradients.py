@@ -124,6 +124,12 @@ class Gradients:
         """Whether the parameters are what `theta` returned."""
         return holds(theta, self._local())
 
+    def moved_from(self, theta: Tensor) -> set[int]:
+        """Positions of the parameters that are not what `theta` returned."""
+        local = self._local()
+        pieces = theta.split([own.numel() for own in local])  # type: ignore[no-untyped-call]
+        return {which for which, own in enumerate(local) if not holds(pieces[which], [own])}
+
     def without(self, vector: Tensor, which: Collection[int]) -> Tensor:
         """A vector (K,) with 0 for the parameters at these positions."""
         if not which:

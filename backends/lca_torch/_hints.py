@@ -1,7 +1,7 @@
 """What a loss divides by instead of the number of examples, where its options or the data show it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -84,6 +84,23 @@ def sample_hint(loss: object, batch: PyTree) -> str:
         f"the loss leaves out labels {ignored} (ignore_index), so that its losses with reduction='none' are "
         "not those of the examples; if as many labels count in every example, pass a loss_fn(output, target, "
         "reduction='mean') that with reduction='none' returns the mean over them for each example"
+    )
+
+
+def moving_hint(moved: Collection[str]) -> str:
+    """What to do where a forward pass writes into these tensors and reads them, also in evaluation mode.
+
+    >>> moving_hint({"0.scale"})[:64]
+    'the forward pass writes into 0.scale, also in evaluation mode, a'
+    """
+    if not moved:
+        return ""
+    names = sorted(moved)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"the forward pass writes into {', '.join(names[:3])}{more}, also in evaluation mode, and the loss "
+        "of a batch may depend on what is written there. If these are observers of fake quantisation, call "
+        "model.apply(torch.ao.quantization.disable_observer) in a batch_loss=, where model is a private copy"
     )
 
 

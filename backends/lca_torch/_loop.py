@@ -284,12 +284,28 @@ class Loop(LoopContext):
             )
         self._look_at_theta()
         if self._moved or not self._taken == self._start == self._grads.places():
+            if self._moves_unowned_only():
+                raise LCAError(
+                    "parameters that no optimizer moves were changed between the start of the update and "
+                    "its backward pass, or between the pass and the update. If they follow others, as in a "
+                    "momentum encoder, freeze them (requires_grad_(False)) and pass frozen='omit' to the "
+                    f"objective, so that they are state and not in θ, {ELSE}"
+                )
             raise LCAError(
                 "the parameters were changed between the start of the update and its backward pass, or "
                 "between the pass and the update (optimizers like SAM take the gradient elsewhere, several "
                 "may share one, and hooks or wrappers may move the parameters before the optimizer does). "
                 f"Take the gradient where the update starts, and let the optimizer alone move, {ELSE}"
             )
+
+    def _moves_unowned_only(self) -> bool:
+        """Whether all parameters that were seen to change during this update are moved by no optimizer."""
+        changed = set() if self._theta is None else self._grads.moved_from(self._theta)
+        places = [found for found in (self._taken, self._start, self._grads.places()) if found is not None]
+        for one, other in pairwise(places):
+            pairs = zip(*one, *other, strict=True)
+            changed |= {which for which, (a, m, b, n) in enumerate(pairs) if (a, m) != (b, n)}
+        return bool(changed) and changed <= self._unowned()
 
     def _compare(self) -> None:
         if self._batches:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from operator import call, is_
 from typing import Any
 
-from lca_torch._copies import Namespace, Pair
+from lca_torch._copies import Namespace, Pair, Uncopied
 from lca_torch._slots import INTERNAL
 
 MANY = 1000
@@ -38,7 +38,9 @@ class Memory:
 
     def _remember(self, value: Any) -> None:
         """The content of a container, and of those in it."""
-        if not isinstance(value, (*_CONTAINERS, tuple)) or id(value) in self._seen:
+        if isinstance(value, Uncopied) or not isinstance(value, (*_CONTAINERS, tuple)):
+            return
+        if id(value) in self._seen:
             return
         self._seen.add(id(value))
         if not isinstance(value, tuple):

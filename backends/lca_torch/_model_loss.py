@@ -49,7 +49,7 @@ from lca_torch._checks import (
 from lca_torch._data import Unchanged, refuse_arrays
 from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, reader_of_example_losses
 from lca_torch._form import HALF, Cast, Precision, VectorForm, Vectors
-from lca_torch._hints import loss_advice, sample_hint, weight_hint
+from lca_torch._hints import loss_advice, moving_hint, sample_hint, weight_hint
 from lca_torch._identity import Identity
 from lca_torch._moving_buffers import moved_after_use, running_statistics
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
@@ -324,6 +324,7 @@ class TorchLoss(ModelLoss):
         if self._example_losses() is not None:
             self.sample_hint = sample_hint(self._loss_fn, batch) or self.sample_hint
         self._try_reading(batch)
+        self.moving_hint = moving_hint(self._reading.moved)
         if switches_by_itself(self._versions.current.model):
             self._refuse_cached()
         unused: list[str] = []

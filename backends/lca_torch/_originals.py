@@ -11,10 +11,11 @@ from typing import Any
 from weakref import ProxyTypes, ReferenceType, WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from lca.errors import LCAError
 
-WEAK_CONTAINERS = (WeakKeyDictionary, WeakValueDictionary, WeakSet)
+WEAK_CONTAINERS = (WeakKeyDictionary, WeakValueDictionary, WeakSet, WeakIdKeyDictionary)
 _ORIGINAL = "_the_original"
 
 
@@ -114,12 +115,20 @@ def referent(value: Any) -> Any:
         return None
 
 
-def has_tensors(value: Any) -> bool:
-    """Whether a dictionary or set finds tensors by their identity."""
-    keys = () if isinstance(value, WeakValueDictionary) else value
-    return any(
-        isinstance(part, Tensor) for key in keys for part in (key if isinstance(key, tuple) else (key,))
-    )
+def finds_tensors(value: Any) -> bool:
+    """Whether it is a container that finds tensors by their identity, or holds them weakly."""
+    if isinstance(value, WeakValueDictionary):
+        return any(map(_is_of_tensor, value.values()))
+    if isinstance(value, dict):
+        return any(map(_is_of_tensor, dict.keys(value)))  # past the methods of a subclass
+    return isinstance(value, (set, frozenset, *WEAK_CONTAINERS)) and any(map(_is_of_tensor, value))
+
+
+def _is_of_tensor(key: Any) -> bool:
+    """Whether a key is a tensor, refers to one or contains one."""
+    if isinstance(key, tuple | frozenset):
+        return any(map(_is_of_tensor, key))
+    return isinstance(key() if isinstance(key, ReferenceType) else key, Tensor)
 
 
 def replace_keys(original: Any, made: Any, copies: Mapping[int, Any]) -> None:

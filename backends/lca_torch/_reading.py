@@ -33,6 +33,8 @@ class Reading:
         Whether the batch has to be copied, because the loss writes into it.
     written_parameters
         Parameters that a forward pass writes into, such as an embedding with ``max_norm``.
+    moved
+        Those of `names` that a forward pass writes into, or puts others in place of.
     names
         Names of the slots of the replica that it reads.
     eps
@@ -44,6 +46,7 @@ class Reading:
     writes_captured: bool = False
     writes_batch: bool = False
     written_parameters: frozenset[str] = frozenset()
+    moved: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
     eps: float = 0.0
 
@@ -114,6 +117,7 @@ def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, know
             found = Captured(tensor)
             captured[f"{prefix}.{found.name()}[{len(captured)}]"] = found
     slots, names = replica.slots, reads.names | known.names
+    moved = (written | slots.replaced(held.tensors)) & slots.others.keys() & reads.names
     replica.written |= written & slots.others.keys()
     sources: dict[str, Callable[[], Tensor]] = {
         name: partial(slots.now, name) for name in slots.others if name in names
@@ -130,6 +134,7 @@ def read(held: Held, batch: PyTree, own: Mapping[str, Tensor], prefix: str, know
         writes_captured=bool(reads.written()) or known.writes_captured,
         writes_batch=bool(written & data.keys()) or known.writes_batch,
         written_parameters=frozenset(written & own.keys()) | known.written_parameters,
+        moved=frozenset(moved) | known.moved,
         names=frozenset(names),
         eps=max(reads.eps, known.eps),
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from lca.frameworks._attributes import Attributes
 from lca.frameworks._code import globals_in, names_in
-from lca_torch._copies import Cells, Pair, Uncopied
+from lca_torch._copies import Cells, FindsTensors, Pair, Uncopied
 from lca_torch._kept_results import users_keeper_in
 from lca_torch._libraries import in_library
 from lca_torch._originals import Originals
@@ -205,7 +205,10 @@ class Follower:
                 self._add(owner, key, names)
 
     def _add(self, owner: SharedVariables, key: str, names: frozenset[str], *, shared: bool = False) -> None:
-        """Follow one variable; what cannot be copied is refused when it is used, or stays ``shared``."""
+        """Follow one variable; what cannot be copied is refused when it is used, or stays ``shared``.
+
+        What finds tensors is always refused: it would not find those of the copy.
+        """
         value = owner.raw[key]
         if isinstance(value, ModuleType):
             self.add_module(value, names)
@@ -218,7 +221,7 @@ class Follower:
         elif not isinstance(value, _BY_IDENTITY):
             name = self._names[id(owner)]
             private = self._copy(value, f"{name}.{key}" if name else key)
-            if not (shared and isinstance(private, Uncopied)):
+            if not shared or isinstance(private, FindsTensors) or not isinstance(private, Uncopied):
                 owner.private[key] = private
 
 

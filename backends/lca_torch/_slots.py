@@ -1,12 +1,14 @@
 """`Slots`: every place where a private copy holds a tensor, so that other tensors can be put there."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from lca_torch._copies import Namespace, Pair
+from lca_torch._copies import Namespace, Pair, Uncopied
+from lca_torch._originals import finds_tensors
 
 INTERNAL = frozenset(nn.Module().__dict__) - {"training"}
 """Attributes of every module, which its own code does not read as such."""
@@ -16,7 +18,7 @@ SMALL = 1 << 20
 
 @dataclass(eq=False)
 class Slot:
-    """One variable that holds a tensor, or a list, tuple or dictionary of tensors."""
+    """One variable that holds a tensor, or a list, tuple, deque or dictionary of tensors."""
 
     name: str
     original: Namespace
@@ -133,9 +135,12 @@ def _all_slots(pairs: Iterable[Pair]) -> Iterator[Slot]:
 
 
 def _tensors(value: object) -> list[Tensor]:
+    """Those that a copy holds as well: none of a container that a stand-in takes the place of."""
     if isinstance(value, Tensor):
         return [value]
-    if not isinstance(value, dict | list | tuple):
+    if isinstance(value, Uncopied) or not isinstance(value, dict | list | tuple | deque):
+        return []
+    if finds_tensors(value):
         return []
     inside = list(value.values() if isinstance(value, dict) else value)
     return [tensor for item in inside for tensor in _tensors(item)]
@@ -145,7 +150,9 @@ def _filled(form: Any, given: Iterator[Tensor]) -> Any:
     """A container with other tensors: itself, as others may hold it too; a tuple cannot be changed."""
     if isinstance(form, Tensor):
         return next(given)
-    if isinstance(form, dict | list):
+    if isinstance(form, Uncopied):
+        return form
+    if isinstance(form, dict | list | deque):
         for key, value in list(form.items() if isinstance(form, dict) else enumerate(form)):
             form[key] = _filled(value, given)
     elif isinstance(form, tuple):

@@ -17,7 +17,7 @@ class Attributes(MutableMapping[str, Any]):
     (0.1, {'beta': 0.1})
     """
 
-    def __init__(self, owner: object, names: Iterable[str]) -> None:
+    def __init__(self, owner: Any, names: Iterable[str]) -> None:
         self._owner, self._names = owner, tuple(names)
 
     def __getitem__(self, name: str) -> Any:

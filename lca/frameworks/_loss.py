@@ -43,10 +43,13 @@ class ModelLoss(ABC):
     shares
         The number of processes among which the batches of an evaluation are divided. Default: 1.
     mean_hint
-        How to get a mean, in the words of the framework; part of error messages, as the next four.
+        How to get a mean, in the words of the framework; part of error messages, as the next five.
     weight_hint
         What the loss divides by instead of the number of examples, if that can be seen, and the
         ``batch_weight`` to pass: class weights, ignored labels, masks. Default: "".
+    moving_hint
+        Which state a forward pass moves that it reads itself, and how to stop that, where the loss of a batch
+        therefore depends on the batch. Default: "".
     gradient_hint
         What may have cut the gradient.
     sample_hint
@@ -63,6 +66,7 @@ class ModelLoss(ABC):
     shares: int = 1
     mean_hint: str = "return the mean over the examples"
     weight_hint: str = ""
+    moving_hint: str = ""
     gradient_hint: str = "is it detached from them, or converted to a number on the way?"
     sample_hint: str = "pass a loss that can be weighted"
     terms_hint: str = 'lca.Sum({"data": objective, "penalty": Penalty(model, function)})'

@@ -17,7 +17,7 @@ from lca.frameworks._loss import ModelLoss
 from lca.frameworks._loss_checks import unweighted
 from lca.frameworks._trees import PyTree, examples_in, is_rows
 from lca.frameworks._trials import Trials
-from lca.frameworks._tryout import choose_batch_size, try_out, unstated
+from lca.frameworks._tryout import choose_batch_size, hints_of, try_out, unstated
 from lca.groups import Groups
 from lca.layout import Layout
 from lca.objective import Scaled, State, Sum
@@ -448,8 +448,8 @@ class ModelObjective:
         """Why the loss is not a mean over examples, and what to do."""
         if self._loss.mixes_examples:
             return f"{self._trials.split.reason} (batch statistics); use batch_norm='frozen'"
-        hint = self._loss.weight_hint if self._loss.counts_examples else ""
-        return f"{self._trials.split.reason}; {hint or 'pass a loss that is a mean over examples'}"
+        hint = hints_of(self._loss) or "pass a loss that is a mean over examples"
+        return f"{self._trials.split.reason}; {hint}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -173,6 +173,12 @@ def _without_gradient(loss: ModelLoss, theta: Vector, batch: PyTree) -> float | 
         return None
 
 
+def hints_of(loss: ModelLoss) -> str:
+    """Why the loss may be no mean over examples, as far as that can be seen, and what to do; else empty."""
+    weight = loss.weight_hint if loss.counts_examples else ""
+    return "; ".join(filter(None, (weight, loss.moving_hint)))
+
+
 def unstated(loss: ModelLoss, data: Measured, wanted: int | None, split: SplitTest) -> str:
     """Why a loss that depends on how the data are cut into batches is refused; "" if the cut is stated.
 
@@ -181,10 +187,13 @@ def unstated(loss: ModelLoss, data: Measured, wanted: int | None, split: SplitTe
     came = isinstance(data, Batches) or data.came_in is not None
     if not split.reason or wanted is not None or (came and not (split.reweighed and loss.counts_examples)):
         return ""
-    hint = loss.weight_hint or "pass batch_weight=function of a batch: what its loss is divided by"
-    if not loss.counts_examples:
-        hint = "batch_weight must give what the loss of a batch is divided by"
-    weight = f"{hint}; or, to measure this mean over batches, " if split.reweighed else ""
+    hint = hints_of(loss) or (
+        "pass batch_weight=function of a batch: what its loss is divided by"
+        if loss.counts_examples
+        else "batch_weight must give what the loss of a batch is divided by"
+    )
+    explained = split.reweighed or loss.moving_hint
+    weight = f"{hint}; or, to measure this mean over batches, " if explained else ""
     size = "its batch size has to be stated: pass batch_size=..., e.g. that of training"
     if isinstance(data, Batches):
         size = "pass as batch_weight the number of examples"

@@ -14,6 +14,13 @@ from lca.step import Step
 from lca.tracking._clock import StepClock
 from lca.tracking._pending import PendingStep, StepFields
 from lca.tracking._session import Session
+from lca.tracking._state_moves import listed
+
+FOLLOWERS = (
+    "{names} changed between updates, and no gradient of them is measured: if they follow others, as in a "
+    "momentum encoder, pass frozen='omit' to the objective, so that they are state and not in θ"
+)
+"""Said where nothing that trains has changed between two updates."""
 
 
 class LiveTheta(Protocol):
@@ -316,12 +323,16 @@ class RunFollower:
                     f" Step {index} is skipped, as are later steps like it (skipped_steps): the estimator "
                     "requires fields of an update that begins where the step ended."
                 )
+                followers = self._session.moved_untrained(end, self._theta.borrow())
+                which = FOLLOWERS.format(names=listed(followers)) if followers else ""
+                self._session.skips.between = which or self._session.skips.between
                 span = self._session.span
                 apart = "steps" if span == 1 else f"the lines of span={span} with the numbers"
                 warnings.warn(
                     f"parameters changed between {apart} {index} and {self.steps}, outside the updates that "
                     "are tracked; that part of the loss change is not allocated (see the attribute "
-                    f"discontinuities).{'' if self._pending.step is None else skipped}",
+                    f"discontinuities).{'' if self._pending.step is None else skipped}"
+                    f"{which and f' {which}.'}",
                     LCAWarning,
                     stacklevel=2,
                 )

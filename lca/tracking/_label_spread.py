@@ -23,8 +23,8 @@ SORTED = (
 )
 ALIKE = (
     "the micro-batches of an update have the same labels, as where each holds a view of the same examples, "
-    "which then judge their own update: place the views of an example side by side (if only the classes take "
-    "turns in a batch, no harm is done)"
+    "which then judge their own update: place the views of an example side by side. Labels in a fixed order "
+    "(cyclic, or sorted and dealt out in turn) look so, too: if the examples are others, no harm is done"
 )
 
 

@@ -11,7 +11,7 @@ from lca._heads import head_groups
 from lca._replay import refuse_unseen
 from lca._state import same_state
 from lca.allocation import Estimator, StepAllocation, start_each
-from lca.arrays import Vector
+from lca.arrays import Vector, array_ops
 from lca.by_example import ExampleHistory
 from lca.divisions import HEAD, divisions
 from lca.errors import IncompleteStepError, LCAError, LCAWarning, NonFiniteError
@@ -26,6 +26,7 @@ from lca.objective import (
     State,
     Sum,
     _is_stateful,
+    differentiated_by,
     evaluate,
     leaves,
     state_at_update,
@@ -284,6 +285,16 @@ class Session:
         if after_forward:
             return state_at_update(self.objectives, previous, now)
         return previous if same_state(now, previous) else now
+
+    def moved_untrained(self, before: Vector, now: Vector) -> list[str]:
+        """The tensors in which two vectors θ differ, if none of them is differentiated; else nothing."""
+        objective = next(iter(self.objectives.values()))
+        layout, trained = objective.layout, differentiated_by(objective)
+        starts = zip(layout.names, layout.offsets, layout.sizes, strict=True)
+        parts = {name: slice(start, start + size) for name, start, size in starts}
+        differ = array_ops(now).moved(before, now, list(parts.values()))
+        found = [name for name, differs in zip(parts, differ, strict=True) if differs]
+        return found if trained.isdisjoint(found) else []
 
     def check(self) -> None:
         """Raise `LCAError` if an objective no longer measures what it was made for (`Checked`)."""

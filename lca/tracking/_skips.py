@@ -30,6 +30,8 @@ class Skips:
         How many steps were skipped.
     measured
         Whether a step had all required fields.
+    between
+        What changes the parameters between two updates.
 
     Examples
     --------
@@ -45,6 +47,7 @@ class Skips:
     def __init__(self, estimator: str, required: Collection[str], advice: Mapping[str, str]) -> None:
         self._estimator, self._required, self._advice = estimator, required, advice
         self.number, self.measured = 0, False
+        self.between = "as if parameters are clamped between updates"
         self._text = ""  # why the first one was skipped
         self._irregular: dict[int, str] = {}  # what the last two updates did
         self._begun: int | None = None  # the index of the first update
@@ -59,7 +62,7 @@ class Skips:
         if self.number:
             return (
                 f"{self.number} skipped, as the estimator requires fields of the next update, and none began "
-                "where a step had ended (as if parameters are clamped between updates)"
+                f"where a step had ended ({self.between})"
             )
         return ""
 

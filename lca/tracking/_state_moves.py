@@ -1,7 +1,7 @@
 """`StateMoves`: the steps in which a state moves, and what of it makes allocations wrong."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lca._state import same
 from lca.allocation import Estimator
@@ -61,7 +61,7 @@ class StateMoves:
             self.left_out = ()
             unknown = "" if self._measured else ", which this estimator does not measure"
             warnings.warn(
-                f"{_listed(moved)} moved in step {index}: parameters of the model that are not in θ, as "
+                f"{listed(moved)} moved in step {index}: parameters of the model that are not in θ, as "
                 "frozen='omit' left them out. What they change in the loss is allocated to no "
                 f"tensor, but is part of state_change{unknown}. Where they train later, make the objective "
                 "with frozen='zero', or a new objective and tracker from that step on.",
@@ -77,7 +77,7 @@ class StateMoves:
         moved = _moved(before, after, before.keys())
         if moved:
             warnings.warn(
-                f"{_listed(moved)}, which the loss depends on, moved before {self._between} of {self._seen} "
+                f"{listed(moved)}, which the loss depends on, moved before {self._between} of {self._seen} "
                 f"measured steps. {self._judge} takes the gradient at the end of a step from the next "
                 "update, which is made after the move. That does not matter if such a move changes the loss "
                 "little; if it makes it another loss, as of tasks that take turns, allocations are wrong. "
@@ -93,5 +93,10 @@ def _moved(before: State, after: State, names: Iterable[str]) -> list[str]:
     return [name for name in known if not same(before[name], after[name])]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names of many.
+
+    >>> listed(["a", "b", "c", "d"])
+    'a, b, c and 1 more'
+    """
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,5 +1,6 @@
 """What loops do to parameters, gradients and weights around an update: noticed, or of no consequence."""
 
+import re
 import warnings
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lca import RIGHT, tolerances
+from lca import RIGHT, Adaptive, tolerances
 from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
 from lca_torch import Objective, Tracker
@@ -78,6 +79,76 @@ def test_a_hook_that_moves_parameters_before_the_optimizer_does_is_refused(estim
     tracker = tracked(model, optimizer, estimator, on_error="raise")
     with pytest.raises(LCAError, match="may move the parameters before the optimizer does"):
         train(tracker, model, optimizer, BATCHES[:2])
+
+
+class Momentum(nn.Module):
+    """Has an encoder that follows the one that trains."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.trained, self.followers = nn.Linear(6, 4), nn.Linear(6, 4).requires_grad_(False)
+        self.double()
+
+    def forward(self, x):
+        return self.trained(x) + 0.1 * self.followers(x)
+
+    def follow(self, *, counted):
+        for own, other in zip(self.followers.parameters(), self.trained.parameters(), strict=True):
+            with torch.no_grad():
+                (own if counted else own.data).lerp_(other, 0.1)
+
+
+def follow_between_updates(frozen):
+    """The texts of the warnings of a run."""
+    model = Momentum()
+    optimizer = torch.optim.SGD(model.trained.parameters(), lr=0.1)
+    objective = Objective(model, cross_entropy, (X, Y), frozen=frozen)
+    tracker = Tracker(model, optimizer, objective, NextBatch(RIGHT), check_every=None)
+
+    def after_following(take):
+        model.follow(counted=True)
+        take()
+
+    with pytest.warns(LCAWarning, match="followers") as warned:
+        train(tracker, model, optimizer, BATCHES, after_following)
+    assert tracker.summary()["train"]["steps"] == len(BATCHES) - 1
+    return [str(warning.message) for warning in warned]
+
+
+def test_an_encoder_that_follows_between_updates_is_named_with_the_remedy():
+    named = r"followers\.weight, followers\.bias changed between updates.* pass frozen='omit'"
+    with pytest.raises(LCAError, match=f"no step was measured: .*{named}"):
+        follow_between_updates("zero")
+    assert not re.search(named, " ".join(follow_between_updates("omit")))
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["in place", "data"])
+def test_an_encoder_that_follows_inside_an_update_is_refused_with_the_remedy(counted):
+    model = Momentum()
+    optimizer = torch.optim.SGD(model.trained.parameters(), lr=0.1)
+    tracker = tracked(model, optimizer, CrossFit(2), on_error="raise")
+
+    def within(take):
+        take()
+        model.follow(counted=counted)
+
+    with pytest.raises(LCAError, match=r"no optimizer moves were changed.*pass frozen='omit'"):
+        train(tracker, model, optimizer, BATCHES[:2], within)
+
+
+def test_parameters_that_train_and_are_changed_between_updates_are_not_called_followers():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tracker = tracked(model, optimizer, Adaptive())
+
+    def elsewhere(take):
+        moves(model, 0.9)
+        take()
+
+    with pytest.warns(LCAWarning, match="changed between steps 0 and 1") as warned:
+        train(tracker, model, optimizer, BATCHES[:2], elsewhere)
+    assert "omit" not in str(warned[0].message)
 
 
 def test_accumulated_batches_differ_in_weight_by_the_weight_of_the_objective():

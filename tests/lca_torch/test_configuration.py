@@ -10,6 +10,8 @@ import lca
 from lca.errors import LayoutError
 from lca.testing import tolerances
 from lca_torch import Objective, Tracker
+from lca_torch._configuration import Configuration
+from lca_torch._copies import Pair
 
 
 def numbers(*shape):
@@ -224,6 +226,20 @@ def test_other_numbers_in_the_same_parameter_are_fine():
     model.weight.data = numbers(3, 4)
     loss = objective.loss(objective.theta())
     assert abs(loss - cross_entropy(model(X), Y).item()) <= tolerances.summed(1.0, tolerances.EPS64)
+
+
+def test_the_content_of_what_finds_tensors_is_not_compared_but_that_it_does_is():
+    model = nn.Linear(4, 3)
+    held = {"rates": {p: 0.1 for p in model.parameters()}, "later": {}, "counts": {"a": 1}}
+    configuration = Configuration([Pair("held", held, dict(held))], model, {})
+    held["rates"][model.weight] = 0.2
+    assert not configuration.changes()
+    held["counts"]["a"] = 2
+    assert configuration.changes().keys() == {"held.counts"}
+    held["later"][model.weight] = 0.1
+    assert configuration.changes().keys() == {"held.later"}
+    held["rates"].clear()
+    assert configuration.changes().keys() == {"held.rates"}
 
 
 def test_a_counter_that_the_loss_does_not_read_changes_nothing():

@@ -2,17 +2,20 @@
 
 import gc
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
+from functools import partial
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.weak import WeakIdKeyDictionary
 
 import lca
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning
 from lca.testing import tolerances
 from lca_torch import Objective, Tracker
 
@@ -166,6 +169,8 @@ def of_the_kind():
         chosen_by_hash,
         anchored_in_attributes,
         of_the_kind,
+        lambda: penalised_by(deque),
+        lambda: penalised_by(lambda parameters: partial(list, parameters)),
     ],
     ids=[
         "module",
@@ -178,6 +183,8 @@ def of_the_kind():
         "hash",
         "attributes",
         "kind",
+        "deque",
+        "arguments of a partial",
     ],
 )
 def test_the_measured_loss_finds_what_the_users_finds(make):
@@ -197,13 +204,26 @@ def test_the_measured_loss_finds_what_the_users_finds(make):
     assert {"id", "hash"}.isdisjoint(globals())
 
 
-@pytest.mark.parametrize("kind", [dict, weakref.WeakKeyDictionary, "set", "frozenset"])
+class Anchors(dict):
+    """A dictionary of the user's."""
+
+
+class Sums(defaultdict):
+    """One that says in C how it is copied."""
+
+
+@pytest.mark.parametrize(
+    "kind", [dict, Anchors, Sums, set, frozenset, weakref.WeakKeyDictionary, WeakIdKeyDictionary]
+)
 def test_what_finds_tensors_by_identity_is_refused_by_name(kind):
     model = network()
-    if isinstance(kind, str):
-        anchors = {"set": set, "frozenset": frozenset}[kind](model.parameters())
+    anchors = kind()
+    if isinstance(anchors, set | frozenset):
+        anchors = kind(model.parameters())
+    elif isinstance(anchors, defaultdict):
+        anchors = kind(float, dict.fromkeys(model.parameters(), 0.1))
     else:
-        anchors = kind({p: 0.1 for p in model.parameters()})
+        anchors.update(dict.fromkeys(model.parameters(), 0.1))
 
     def loss(model, batch):
         return plain(model, batch) + sum(p.square().sum() for p in model.parameters() if p in anchors)
@@ -212,12 +232,88 @@ def test_what_finds_tensors_by_identity_is_refused_by_name(kind):
         Objective(model, None, (X, Y), batch_loss=loss)
 
 
-def measured(model, loss, change, *, steps=6):
+@pytest.mark.parametrize(
+    "key",
+    [lambda p: (p, 1), lambda p: ((1, p), 2), lambda p: frozenset([p]), weakref.ref],
+    ids=["tuple", "nested", "frozenset", "reference"],
+)
+def test_keys_that_contain_a_tensor_or_refer_to_one_are_refused_too(key):
+    model = network()
+    anchors = {key(p): 0.1 for p in model.parameters()}
+
+    def loss(model, batch):
+        return plain(model, batch) + sum(p.sum() for p in model.parameters() if key(p) in anchors)
+
+    with pytest.raises(LCAError, match=r"anchors .* finds tensors by their identity.* by name"):
+        Objective(model, None, (X, Y), batch_loss=loss)
+
+
+@pytest.mark.parametrize(
+    "is_one_of",
+    [
+        lambda own, held: own == held,
+        lambda own, held: own <= held,
+        lambda own, held: not own - held,
+        lambda own, held: not own ^ held,
+        lambda own, held: held - own == set(),
+        lambda own, held: len(held | own) == len(own),
+        lambda own, held: bool(held & own),
+    ],
+)
+def test_a_comparison_with_a_set_of_tensors_is_refused(is_one_of):
+    model = network()
+    held = set(model.parameters())
+
+    def loss(model, batch):
+        return plain(model, batch) * (2.0 if is_one_of(set(model.parameters()), held) else 1.0)
+
+    with pytest.raises(LCAError, match=r"held .* finds tensors by their identity.* by name"):
+        Objective(model, None, (X, Y), batch_loss=loss)
+
+
+class Masked(nn.Module):
+    """Has a mask for each parameter in a variable of the class."""
+
+    masks: ClassVar[dict[nn.Parameter, float]] = {}
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        return self.net(x) * sum(self.masks.get(p, 1.0) for p in self.parameters())
+
+
+def test_what_a_class_holds_to_find_tensors_is_refused(monkeypatch):
+    model = Masked()
+    monkeypatch.setattr(Masked, "masks", dict.fromkeys(model.parameters(), 2.0))
+    with pytest.raises(LCAError, match=r"Masked\.masks .* finds tensors by their identity.* by name"):
+        Objective(model, cross_entropy, (X, Y))
+    monkeypatch.setattr(Masked, "forward", lambda self, x: self.net(x))
+    objective = Objective(model, cross_entropy, (X, Y))
+    expected = plain(model, (X, Y)).item()
+    assert abs(objective.loss(objective.theta()) - expected) <= tolerances.summed(expected, tolerances.EPS64)
+
+
+def penalised_by(make):
+    model = network()
+    held = make(list(model.parameters()))
+
+    def loss(model, batch):
+        chosen = held() if isinstance(held, partial) else held
+        return plain(model, batch) + sum(
+            p.square().sum() for p in model.parameters() if any(p is q for q in chosen)
+        )
+
+    return model, loss
+
+
+def measured(model, loss, change, *, steps=6, optimizer=None):
     """Of a run: the summary, and the allocation of each tensor by many Gauss nodes.
 
     ``change(t)`` comes before the forward pass of step t, and the truth is taken after it.
     """
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), 0.1)
     objective = Objective(model, None, (X, Y), batch_loss=loss)
     named, truth = dict(model.named_parameters()), dict.fromkeys(dict(model.named_parameters()), 0.0)
     with Tracker(model, optimizer, objective, lca.Adaptive(tol=1e-11, nested_tol=1e-9)) as tracker:
@@ -304,6 +400,91 @@ def test_changes_of_attributes_flags_and_late_buffers_are_followed(make):
         assert abs(total - truth[name]) <= ACCURACY * summary["mass"], name
     assert abs(summary["residual"]) <= ACCURACY * summary["mass"]
     assert summary["state_change"] != 0
+
+
+class Trainer:
+    """Holds what it trains with, and has the loss as a method."""
+
+    def __init__(self, model, **held):
+        self.model, self.strength = model, 0.5
+        vars(self).update(held)
+
+    def loss(self, model, batch):
+        return self.strength * plain(model, batch)
+
+
+def _holder(kind, model, optimizer):
+    """A loss, and what happens before each step, where something holds the optimizer or finds tensors."""
+    gradients = {p: torch.zeros_like(p) for p in model.parameters()}
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    held = {
+        "optimizer": {"optimizer": optimizer},
+        "scheduler": {"scheduler": scheduler},
+        "list": {"optimizers": [optimizer], "sums": [torch.zeros(1), gradients]},
+        "dictionary": {"sums": gradients},
+        "nothing": {},
+    }[kind]
+    trainer = Trainer(model, **held)
+
+    def change(t):
+        if t:
+            scheduler.step()
+        for parameter in gradients:
+            gradients[parameter] += t
+        trainer.strength = 0.5 + 0.1 * (t > 3)
+
+    return trainer, change
+
+
+@pytest.mark.parametrize("stepped", [False, True], ids=["new", "stepped"])
+@pytest.mark.parametrize("kind", ["optimizer", "scheduler", "list", "dictionary", "model"])
+def test_an_object_may_hold_what_finds_tensors_if_the_loss_does_not_read_it(kind, stepped):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    if kind == "model":
+        model.optimizer = optimizer
+    trainer, change = _holder("nothing" if kind == "model" else kind, model, optimizer)
+    if stepped:
+        plain(model, (X, Y)).backward()
+        optimizer.step()
+    summary, truth = measured(model, trainer.loss, change, optimizer=optimizer)
+    for name, total in summary["per_tensor"].items():
+        assert abs(total - truth[name]) <= ACCURACY * summary["mass"], name
+    assert summary["steps"] == 6
+
+
+def test_a_loss_that_reads_the_settings_of_an_optimizer_is_measured_and_one_that_reads_its_state_is_not():
+    model = network()
+    optimizer = model.optimizer = torch.optim.Adam(model.parameters(), 0.01)
+
+    def by_settings(model, batch):
+        penalised = model.optimizer.param_groups[0]
+        return plain(model, batch) + penalised["lr"] * sum(p.square().sum() for p in penalised["params"])
+
+    def by_state(model, batch):
+        found = [optimizer.state[p] for p in model.parameters()]
+        return plain(model, batch) + sum(state["exp_avg"].square().sum() for state in found if state)
+
+    def change(t):
+        optimizer.param_groups[0]["lr"] = 0.01 * (1 + t)
+
+    summary, truth = measured(model, by_settings, change, optimizer=optimizer)
+    for name, total in summary["per_tensor"].items():
+        assert abs(total - truth[name]) <= ACCURACY * summary["mass"], name
+    with pytest.raises(LCAError, match=r"uses optimizer\.state .* finds tensors by their identity"):
+        Objective(model, None, (X, Y), batch_loss=by_state)
+
+
+def test_a_loss_is_refused_once_the_optimizer_has_the_state_that_it_reads():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+
+    def loss(model, batch):
+        return plain(model, batch) * (1.0 if any(p in optimizer.state for p in model.parameters()) else 2.0)
+
+    found = r"uses .*optimizer\.state .* finds tensors by their identity"
+    with pytest.raises(LCAError, match=found), pytest.warns(LCAWarning, match=found):
+        measured(model, loss, lambda t: None, optimizer=optimizer)
 
 
 def test_a_loss_that_reads_gradients_of_training_is_refused():

@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 
 import lca
 from lca import tolerances
+from lca.errors import DataError
 from lca.estimators import SampledPathIntegral
 from lca_torch import Objective, Tracker
 from tests.laws.runs import Kept
@@ -46,6 +47,48 @@ class Tasks(nn.Module):
     def loss(self, x, y):
         outputs = self.body(x)
         return (1 - self.turn) * cross_entropy(outputs, y) + self.turn * (outputs**2).mean()
+
+
+class Observed(nn.Module):
+    """Scales by the largest input seen so far, which each pass notes, as the observers of torch.ao do."""
+
+    def __init__(self, *, reassigns):
+        super().__init__()
+        self.body, self.reassigns, self.observes = nn.Linear(6, 4), reassigns, True
+        self.register_buffer("largest", torch.zeros(()))
+
+    def forward(self, x):
+        if self.observes:
+            largest = torch.maximum(self.largest, x.detach().abs().max())
+            if self.reassigns:
+                self.largest = largest
+            else:
+                self.largest.copy_(largest)
+        return self.body(x / self.largest)
+
+
+@pytest.mark.parametrize("weight", [None, lambda batch: float(len(batch[0]))])
+@pytest.mark.parametrize("reassigns", [False, True])
+def test_a_loss_that_moves_what_it_reads_in_evaluation_mode_is_refused_by_the_names_of_the_buffers(
+    reassigns, weight
+):
+    torch.manual_seed(0)
+    model = Observed(reassigns=reassigns).double()
+    with pytest.raises(
+        DataError, match=r"writes into largest, also in evaluation mode.* batch_size="
+    ) as found:
+        Objective(model, cross_entropy, (X, Y), batch_weight=weight)
+    assert "pass batch_weight" not in str(found.value)
+    model.largest.fill_(2.0)
+
+    def without_observing(model, batch):
+        model.observes = False
+        return cross_entropy(model(batch[0]), batch[1])
+
+    objective = Objective(model, None, (X, Y), batch_loss=without_observing, batch_weight=weight)
+    assert model.observes
+    expected = cross_entropy(model.body(X / 2), Y).item()
+    assert abs(objective.loss(objective.theta()) - expected) <= tolerances.summed(expected, tolerances.EPS64)
 
 
 def measured(model, **options):

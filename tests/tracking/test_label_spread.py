@@ -69,6 +69,13 @@ def test_two_views_of_the_same_examples_are_found():
     assert 0 < number <= 10
 
 
+def test_labels_in_a_cyclic_order_look_the_same_and_the_text_says_so():
+    number, found = found_after(lambda number: [(np.arange(12) % 3,), (np.arange(12, 24) % 3,)])
+    assert found == ALIKE
+    assert "cyclic" in found
+    assert 0 < number <= 40
+
+
 @pytest.mark.parametrize("views", [2, 4])
 def test_views_side_by_side_are_not_warned_of(views):
     rng = np.random.default_rng(views)
