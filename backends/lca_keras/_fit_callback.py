@@ -12,7 +12,7 @@ from lca.objective import Objective as AnyObjective
 from lca.tracking import CallbackBase, Options
 from lca.tracking._options import names_options
 from lca_keras._counts import Counts
-from lca_keras._fit import Fit
+from lca_keras._fit import Fit, call_of_fit
 from lca_keras._tracking import FitTracker
 
 
@@ -104,7 +104,7 @@ class _Last(keras.callbacks.Callback):
         first = getattr(model, "_initial_epoch", 0) or fit.initial_epoch  # the former: of `BackupAndRestore`
         updates = int(steps * (epochs - first)) if steps and epochs else None
         made = Counts().made_by([model.optimizer]) if first and model.optimizer else 0
-        self._callback._begin(self._callback._make_tracker, updates, made)
+        self._callback._begin(self._callback._make_tracker, updates, made, call_of_fit(model))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._callback._before_batch()

@@ -42,6 +42,7 @@ class KerasFramework:
     updates = 6
     tells_updates = True
     epoch = 3
+    lasts_as_its_call = True
     advice = dict.fromkeys(
         ("batch", "micro_batches", "scores"), "which fit does not supply; use a Tracker around"
     )
@@ -55,6 +56,7 @@ class KerasFramework:
                 if batch + 1 == stop_after:
                     raise KeyError("enough")
 
+        keras.backend.clear_session()  # so that the layers get the same names again
         model = model_of(keras.optimizers.SGD(0.1), run_eagerly=True)  # nothing to trace, so it is fast
         return fit(model, *filter(None, [callback]), Stop())
 
@@ -62,6 +64,20 @@ class KerasFramework:
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_law(law, tmp_path):
     law(KerasFramework(), tmp_path)
+
+
+def test_a_fit_inside_another_ends_only_its_own_run(tmp_path):
+    outer, inner = (LCACallback(X, Y, batch_norm="frozen", record=tmp_path / name) for name in ("o", "i"))
+
+    class Nested(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                fit(model_of(run_eagerly=True), inner)
+
+    fit(model_of(run_eagerly=True), outer, Nested())
+    for name in ("o", "i"):
+        found = lca.open_record(tmp_path / name)
+        assert (found.sizes["step"], found.attrs["complete"]) == (6, True)
 
 
 class Points(keras.callbacks.Callback):
