@@ -1,6 +1,7 @@
 """`FitCallback`: allocates the loss change of every update that `model.fit` makes, on any engine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Unpack
 
 import keras
@@ -84,10 +85,11 @@ class FitCallback(CallbackBase[Any], keras.callbacks.Callback):
                 "many updates; use model.compile(..., steps_per_execution=1)."
             )
         objective = self._measured
-        if not _is_objective(objective):
-            objective = self.objective_type(model, None, objective, **self._made_with)
-        self._fit.check_weights(objective)
-        return self.tracker_type(model, model.optimizer, objective, self._estimator, **self._options)
+        with _naming_objective(made=not _is_objective(objective)):
+            if not _is_objective(objective):
+                objective = self.objective_type(model, None, objective, **self._made_with)
+            self._fit.check_weights(objective)
+            return self.tracker_type(model, model.optimizer, objective, self._estimator, **self._options)
 
 
 class _Last(keras.callbacks.Callback):
@@ -120,6 +122,20 @@ class _Last(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         self._callback._fit.remove(self)
         self._callback._end()
+
+
+@contextmanager
+def _naming_objective(*, made: bool) -> Iterator[None]:
+    """Say where an option that an error advises goes, if the callback has ``made`` the objective."""
+    try:
+        yield
+    except LCAError as error:
+        if made and "batch_weight=" in str(error):
+            error.args = (
+                f"{error} The callback makes the objective and takes no batch_weight; make it yourself: "
+                "LCACallback(Objective(model, None, data, batch_weight=...)).",
+            )
+        raise
 
 
 def _is_objective(measured: Any) -> bool:

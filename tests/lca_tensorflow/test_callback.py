@@ -8,6 +8,7 @@ import tensorflow as tf
 import lca
 from lca import tolerances
 from lca.errors import LayoutError, LCAError, LCAWarning
+from lca.estimators import LaggedCrossFit, SampledPathIntegral
 from lca_tensorflow import LCACallback, Objective
 from lca_tensorflow._callback import _FitTracker
 from tests.laws.callbacks import LAWS
@@ -78,6 +79,37 @@ def test_a_fit_inside_another_ends_only_its_own_run(tmp_path):
     for name in ("o", "i"):
         found = lca.open_record(tmp_path / name)
         assert (found.sizes["step"], found.attrs["complete"]) == (6, True)
+
+
+def test_a_loss_that_ignores_a_class_is_refused_with_what_the_callback_takes():
+    model = model_of(norm=False)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0))
+    options = {"estimator": SampledPathIntegral(size=4), "on_error": "raise"}
+    message = r"ignore_class.* batch_weight=.*LCACallback\(Objective\(model, None, data, batch_weight="
+    with pytest.raises(LCAError, match=message):
+        fit(model, LCACallback(X, Y, **options))
+    with pytest.raises(LCAError, match="ignore_class") as refused:
+        fit(model, LCACallback(Objective(model, None, (X, Y), batch_size=20), **options))
+    assert "LCACallback" not in str(refused.value)
+
+
+def test_a_recurrent_state_of_fixed_batch_size_is_refused_with_an_estimator_that_fit_supplies():
+    def stateful(batch):
+        keras.utils.set_random_seed(0)
+        cell = keras.layers.GRU(3, stateful=True)
+        model = keras.Sequential([keras.Input((5, 1), batch_size=batch), cell, keras.layers.Dense(3)])
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    def run(estimator):
+        data = X[..., None], Y
+        ours = LCACallback(*data, batch_size=10, estimator=estimator, on_error="raise")
+        stateful(10).fit(*data, batch_size=10, shuffle=False, verbose=0, callbacks=[ours])
+        return ours
+
+    with pytest.raises(LCAError, match=r"on training batches \(.*LaggedCrossFit"):
+        run(SampledPathIntegral(size=4))
+    assert run(LaggedCrossFit()).steps == 2
 
 
 class Points(keras.callbacks.Callback):
