@@ -47,7 +47,9 @@ class LCACallback(FitCallback):
     Notes
     -----
     The run begins and ends after what other callbacks do when training begins and ends, whatever their order.
-    Every call of ``fit`` is a run of its own: read `views` or `summary` before the next one.
+    Every call of ``fit`` is a run of its own: read `views` or `summary` before the next one. Keras does not
+    tell callbacks about an error in ``fit``; a record is then closed as incomplete, with all its rows, when
+    it is next opened, at the latest when the next fit that is measured begins or the process ends.
 
     Examples
     --------

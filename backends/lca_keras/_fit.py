@@ -1,9 +1,7 @@
 """`Fit`: the call of `keras.Model.fit` that callbacks run in, and what of it the measured loss lacks."""
 
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import FrameType
 from typing import Any
 
 import keras
@@ -12,6 +10,7 @@ from lca.errors import LCAWarning
 from lca.frameworks import ModelObjective, Rows
 from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
+from lca.tracking._call import Call
 
 
 class Fit:
@@ -46,12 +45,8 @@ class Fit:
     @classmethod
     def of(cls, model: keras.Model) -> "Fit":
         """The call of ``model.fit`` on the call stack."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
-                return cls(frame.f_locals)
-            frame = frame.f_back
-        return cls({})
+        call = call_of_fit(model)
+        return cls({} if call is None else call.arguments)
 
     def append(self, callback: keras.callbacks.Callback) -> bool:
         """Add a callback behind all others, which are being called; false if there is no list of them."""
@@ -75,6 +70,11 @@ class Fit:
             _warn_of_weights(self._weights)
         elif self._batches is not None:
             _look_at_first(self._batches, _warn_if_weighted)
+
+
+def call_of_fit(model: keras.Model) -> Call | None:
+    """The call of ``model.fit`` that is under way; ``None`` in a loop that calls the callbacks itself."""
+    return Call.of("fit", lambda owner: owner is model)
 
 
 def _look_at_first(batches: Any, look: Callable[[Any], None]) -> None:

@@ -1,6 +1,7 @@
 """`FitCallback`: allocates the loss change of every update that `model.fit` makes, on any engine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Unpack
 
 import keras
@@ -12,7 +13,7 @@ from lca.objective import Objective as AnyObjective
 from lca.tracking import CallbackBase, Options
 from lca.tracking._options import names_options
 from lca_keras._counts import Counts
-from lca_keras._fit import Fit
+from lca_keras._fit import Fit, call_of_fit
 from lca_keras._tracking import FitTracker
 
 
@@ -84,10 +85,11 @@ class FitCallback(CallbackBase[Any], keras.callbacks.Callback):
                 "many updates; use model.compile(..., steps_per_execution=1)."
             )
         objective = self._measured
-        if not _is_objective(objective):
-            objective = self.objective_type(model, None, objective, **self._made_with)
-        self._fit.check_weights(objective)
-        return self.tracker_type(model, model.optimizer, objective, self._estimator, **self._options)
+        with _naming_objective(made=not _is_objective(objective)):
+            if not _is_objective(objective):
+                objective = self.objective_type(model, None, objective, **self._made_with)
+            self._fit.check_weights(objective)
+            return self.tracker_type(model, model.optimizer, objective, self._estimator, **self._options)
 
 
 class _Last(keras.callbacks.Callback):
@@ -104,7 +106,7 @@ class _Last(keras.callbacks.Callback):
         first = getattr(model, "_initial_epoch", 0) or fit.initial_epoch  # the former: of `BackupAndRestore`
         updates = int(steps * (epochs - first)) if steps and epochs else None
         made = Counts().made_by([model.optimizer]) if first and model.optimizer else 0
-        self._callback._begin(self._callback._make_tracker, updates, made)
+        self._callback._begin(self._callback._make_tracker, updates, made, call_of_fit(model))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._callback._before_batch()
@@ -120,6 +122,20 @@ class _Last(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         self._callback._fit.remove(self)
         self._callback._end()
+
+
+@contextmanager
+def _naming_objective(*, made: bool) -> Iterator[None]:
+    """Say where an option that an error advises goes, if the callback has ``made`` the objective."""
+    try:
+        yield
+    except LCAError as error:
+        if made and "batch_weight=" in str(error):
+            error.args = (
+                f"{error} The callback makes the objective and takes no batch_weight; make it yourself: "
+                "LCACallback(Objective(model, None, data, batch_weight=...)).",
+            )
+        raise
 
 
 def _is_objective(measured: Any) -> bool:

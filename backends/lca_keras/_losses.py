@@ -78,6 +78,11 @@ def weight_hint(model: keras.Model, loss_fn: Any) -> str:
         )
     compiled = model._compile_loss if loss_fn is None and model.compiled else None
     used = None if compiled is None else compiled._user_loss
+    if any(getattr(loss, "ignore_class", None) is not None for loss in keras.tree.flatten((loss_fn, used))):
+        return (
+            "a loss with ignore_class is a mean over the labels that are not ignored; pass "
+            "batch_weight=function of a batch: their number"
+        )
     if any(
         getattr(loss, "reduction", None) == "mean_with_sample_weight" for loss in keras.tree.flatten(used)
     ):

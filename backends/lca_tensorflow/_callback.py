@@ -93,7 +93,8 @@ class LCACallback(FitCallback):
 
     Every call of ``fit`` is a run of its own: read `views` or `summary` before the next one, and give each
     recorded fit a callback with a record of its own. Keras does not tell callbacks about an error in ``fit``;
-    a record is then closed as incomplete when the next fit begins.
+    a record is then closed as incomplete, with all its rows, when it is next opened, at the latest when the
+    next fit that is measured begins or the process ends.
 
     Examples
     --------

@@ -116,7 +116,10 @@ class Tracker(KerasTracker[Loop]):
 
     def _attach(self) -> None:
         if is_followed(self._parameters):
-            raise LCAError("another tracker is in use on this model; use one after the other.")
+            raise LCAError(
+                "another tracker is in use on this model; use one after the other. If its loop is over, "
+                "close it: tracker.close(complete=False), or lca.record.close_record(path) of its record."
+            )
         self._begin_counting()
         self._updates = Updates(self._parameters, self._around, self._see)
         self._updates.follow()

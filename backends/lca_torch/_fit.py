@@ -12,6 +12,7 @@ from lca.live._logging import loggers_of
 from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
 from lca.tracking import CallbackBase
+from lca.tracking._call import Call
 from lca.tracking._options import Options, names_options
 from lca_torch._objective import Objective
 from lca_torch._policies import random_state_kept
@@ -45,12 +46,19 @@ class FitCallback(CallbackBase[AnyTracker]):
             )
         super().__init__(make_objective, estimator, **options)
 
-    def _begin_fit(self, model: nn.Module, optimizers: Sequence[Any], updates: int | None, made: int) -> None:
+    def _begin_fit(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Any],
+        updates: int | None,
+        made: int,
+        call: Call | None = None,
+    ) -> None:
         def make() -> AnyTracker:
             with random_state_kept(next(model.parameters()).device):
                 return self._make_tracker(model, optimizers)
 
-        self._begin(make, updates, made)
+        self._begin(make, updates, made, call)
 
     def _make_tracker(self, model: nn.Module, optimizers: Sequence[Any]) -> AnyTracker:
         objective = self._measured(model)

@@ -15,6 +15,7 @@ from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
 from lca.step import MicroBatch
 from lca.tolerances import EPS32, summed
+from lca.tracking._call import Call
 from lca_torch._fit import FitCallback
 from lca_torch._labels import Labels, Rule, labels_of, loss_of, rule_of
 from lca_torch._loop import Loop
@@ -311,7 +312,8 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     Notes
     -----
     The trainer does not tell its callbacks about an error: after one, the tracker stays on the optimizer
-    until the next ``train()``, which marks the record of the failed run as incomplete.
+    until the next ``train()`` with a callback, or until the record of the failed run is opened, which is then
+    closed as incomplete, with all its rows.
 
     Nor does it show them its batches. Estimators on training batches get the gradient of the loss, before
     clipping, and with ``gradient_accumulation_steps`` the micro-batches of an update
@@ -344,7 +346,8 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
         made = state.global_step
-        self._begin_fit(model, [optimizer], state.max_steps - made, made)
+        call = Call.of("train", lambda owner: isinstance(owner, transformers.Trainer))
+        self._begin_fit(model, [optimizer], state.max_steps - made, made, call)
         if self.tracker is not None:
             self.tracker.follow(model)
 

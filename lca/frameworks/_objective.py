@@ -431,7 +431,8 @@ class ModelObjective:
         if not self.is_mean:
             raise LCAError(
                 f"single examples cannot be drawn from these data: {self._why_no_mean()}, or use an "
-                "estimator of the full loss (lca.Adaptive) or on training batches (lca.estimators.CrossFit)."
+                "estimator of the full loss (lca.Adaptive) or on training batches (lca.estimators.CrossFit, "
+                "or LaggedCrossFit, which requires the gradient alone)."
             )
         return rows
 
@@ -440,7 +441,8 @@ class ModelObjective:
             raise LCAError(
                 "single examples can only be drawn from tensors with one row per example, where a "
                 "batch counts by its examples (no batch_weight); use an estimator of the full loss "
-                "(lca.Adaptive) or on training batches (lca.estimators.CrossFit)."
+                "(lca.Adaptive) or on training batches (lca.estimators.CrossFit, or LaggedCrossFit, which "
+                "requires the gradient alone)."
             )
         return self._data
 

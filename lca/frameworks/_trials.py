@@ -137,7 +137,8 @@ class Trials:
             raise LCAError(
                 f"{self._cause}, and now the loss is not a mean over examples: {self.split.reason}. So it "
                 "cannot be estimated from samples or taken apart by example. Use lca.Adaptive, or "
-                "lca.estimators.CrossFit on training batches, with batch_size=... of the objective stated; "
+                "lca.estimators.CrossFit on training batches (or LaggedCrossFit, which requires the gradient "
+                "alone), with batch_size=... of the objective stated; "
                 "or keep what moved as it was."
             )
         if self._cause and (text := self._unstated(self.split)):

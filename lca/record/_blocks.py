@@ -106,6 +106,11 @@ class Blocks:
         """Drop the metrics that were given after more than so many updates, and return them."""
         return self._store.drop_metrics(step)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folder and its files are still there, and not others."""
+        return self._store.is_in_place
+
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Replace attributes of the record."""
         self._store.set_attributes(attributes)

@@ -5,7 +5,9 @@ with.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from lca.record._manifest import MANIFEST, Digest, Manifest, changed
 from lca.record._schema import COMMITTED, RecordError
 
 with extra("report"):
-    from zarr.core.sync import sync
+    from zarr.core.sync import iothread, sync
     from zarr.storage import LocalStore
 
 
@@ -123,6 +125,32 @@ class RecordFiles(LocalStore):
             self.manifest, self._seen = manifest, now
             self._checked.clear()
         return now
+
+
+def in_thread_of_zarr() -> bool:
+    """Whether this is the thread of Zarr's event loop, which can wait for nothing that Zarr does."""
+    return threading.current_thread() is iothread[0]
+
+
+def write_in_one_thread() -> None:
+    """From now on, write files in the thread of Zarr's event loop; at exit of the process no other starts."""
+    sync(_use_executor())
+
+
+async def _use_executor() -> None:
+    asyncio.get_running_loop().set_default_executor(_AtOnce(max_workers=1))
+
+
+class _AtOnce(ThreadPoolExecutor):
+    """Calls each function when it is submitted."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 def settle() -> None:

@@ -30,13 +30,18 @@ class WriterLock:
     ------
     RecordError
         If another writer holds the lock.
+
+    Attributes
+    ----------
+    file
+        The lock file.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            real = path.resolve()  # a link to a record is the same record
-            file = real.parent / f".{real.name}.lock"
-            opened = None if file in _HELD else _locked(file)
+            file = lock_file(path)
+            held = file in _HELD
+            opened = None if held else _locked(file)
         except (
             OSError,
             RuntimeError,
@@ -45,14 +50,26 @@ class WriterLock:
             raise RecordError(
                 f"the record {str(path)!r} cannot be locked ({why}); choose another path."
             ) from error
+        if held:
+            raise RecordError(
+                f"the record {str(path)!r} is being written in this process, by a tracker or a Record that "
+                f"was not closed. If its run is over, close it: lca.record.close_record({str(path)!r}); "
+                "otherwise write another record."
+            )
         if opened is None:
             raise RecordError(
-                f"the record {str(path)!r} is being written by another process, or by a Record in this "
-                "process that was not closed; close it first."
+                f"the record {str(path)!r} is being written by another process; wait until it has ended, or "
+                "write another record."
             )
         _HELD.add(file)
+        self.file = file
         self._path, self._owner = path, os.getpid()
         self._release = weakref.finalize(self, _unlock, file, opened, self._owner)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds the lock: it was not released, nor is this a forked process."""
+        return self._release.alive and os.getpid() == self._owner
 
     def check(self) -> None:
         """Raise `RecordError` in a process that was forked from the one that holds the lock."""
@@ -65,6 +82,12 @@ class WriterLock:
     def release(self) -> None:
         """Release the lock."""
         self._release()
+
+
+def lock_file(path: Path) -> Path:
+    """The lock file of a record; a link to a record is the same record."""
+    real = path.resolve()
+    return real.parent / f".{real.name}.lock"
 
 
 def rank() -> int:

@@ -22,6 +22,7 @@ from lca.record._schema import (
     Plan,
     RecordError,
 )
+from lca.record._writers import close_if_over
 
 if TYPE_CHECKING:
     import xarray
@@ -78,6 +79,7 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
         import xarray as xr  # noqa: PLC0415 - half a second, and only for records
     from lca.record._files import RecordFiles  # noqa: PLC0415 - needs zarr
 
+    close_if_over(path)
     group: Any = open_group(path)
     attributes = dict(group.attrs)
     plan = plan_of(path, attributes)

@@ -1,6 +1,7 @@
 """`Record`: writes the allocations of a run to disk, block by block."""
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from math import hypot
 from os import PathLike
 from types import TracebackType
@@ -34,6 +35,7 @@ from lca.record._lock import WriterLock, rank
 from lca.record._metrics import Given, as_given
 from lca.record._rows import learning_rates_of, loss_cells, step_cells
 from lca.record._schema import Content, Plan, RecordError
+from lca.record._writers import Run, add, forget, keep_rows, make_way
 from lca.row import Row, rows_of
 
 BLOCK, LARGEST_USUAL_BLOCK = 64, 4_096
@@ -47,7 +49,8 @@ class Record:
 
     For every step and measured loss it stores the scalars of the allocation, totals and sign counts of each
     tensor and layer, totals of each neuron, and a histogram of |A|. If the process is killed, the rows of the
-    last 10 s are lost, or the last 64 rows if these took longer, with the metrics added since.
+    last 10 s are lost, or the last 64 rows if these took longer, with the metrics added since. A record that
+    is not closed is written and marked incomplete when the object is collected or the process ends.
 
     Parameters
     ----------
@@ -82,7 +85,7 @@ class Record:
     ------
     RecordError
         If a record exists and ``mode`` is ``"x"``, if the record cannot be continued or written, if there is
-        something at ``path`` that is not a record, if another process is writing it, or if a step does not
+        something at ``path`` that is not a record, if it is being written already, or if a step does not
         come after the previous one.
 
     Notes
@@ -145,6 +148,8 @@ class Record:
         self._traced: tuple[int, ...] = ()
         self._groups: dict[str, Groups] = {}
         self._blocks: Blocks | None = None
+        self._rest: weakref.finalize[..., Record] | None = None  # writes its rows if nobody closes it
+        self._run: Callable[[], Run | None] = lambda: None
         self._about: dict[str, Any] = {}
         self._plan: Plan | None = None
         self._given: list[Given] = []  # before the first row
@@ -297,10 +302,13 @@ class Record:
         if self._blocks is None:  # only now is it known that the first row fits
             self._about = attributes(plan, self._estimator, self._settings, self._training)
             check_target(self._place, self._mode)  # again: others need not know the lock
-            self._blocks = Blocks.create(self._place, plan, self._about)
-            self._blocks.give(self._given)
+            blocks = Blocks.create(self._place, plan, self._about)
+            self._keep(blocks)
+            blocks.give(self._given)
+        else:
+            blocks = self._blocks
         self._plan, self._continuation.next_step = plan, end
-        self._blocks.put(shared, each)
+        blocks.put(shared, each)
 
     def add_metrics(self, values: Mapping[str, Any], *, step: int) -> None:
         """Add numbers of the training, such as an accuracy; trackers call this.
@@ -363,9 +371,7 @@ class Record:
         if self._blocks is not None:
             checks = _joined(self._continuation.checks, final_checks or {})
             self._blocks.close({"complete": complete, "final_losses": losses, "final_checks": checks})
-        self._closed = True
-        if self._writes:
-            self._lock.release()
+        self._release()
 
     def cite(self) -> str:
         """BibTeX entries for the method, this software, the estimator and the data (``settings["data"]``)."""
@@ -384,6 +390,7 @@ class Record:
         """Lock the name, and continue the record if there is one to be continued."""
         check_writable(self.path.parent)
         self._place.parent.mkdir(parents=True, exist_ok=True)
+        make_way(self._place)
         self._lock = WriterLock(self._place)
         try:
             check_target(self._place, self._mode)
@@ -392,8 +399,24 @@ class Record:
             elif resume_at is not None:
                 self._continuation.resume_at(resume_at)
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
+        add(self, self._lock)
+
+    def _release(self) -> None:
+        """Let others write the record; rows that are not written by now are lost."""
+        self._closed = True
+        if self._rest is not None:
+            forget(self._rest)
+        if self._writes:
+            self._lock.release()
+
+    def _written_by(self, run: Run) -> None:
+        """``run`` writes the record from now on."""
+        self._run = weakref.ref(run)
+
+    def _keep(self, blocks: Blocks) -> None:
+        self._blocks, self._rest = blocks, keep_rows(self, blocks, self._lock)
 
     def _open(self, resume_at: int | None) -> None:
         """Continue the record that exists."""
@@ -401,7 +424,7 @@ class Record:
         self._plan, self._about = earlier.read(self._place), earlier.about
         self.begin(self._plan.layout)
         asked = Content(**self._wanted, traced=self._traced)
-        self._blocks = earlier.open(self._place, asked, resume_at)
+        self._keep(earlier.open(self._place, asked, resume_at))
         earlier.compare(self._settings)
         self._store_settings()
 

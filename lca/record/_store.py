@@ -62,6 +62,11 @@ class BlockStore:
         """Number of complete rows."""
         return self._manifest.rows
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folder and its files are still there, and not others."""
+        return _identity(self._path) == self._identity and (self._path / MANIFEST).exists()
+
     def rows_per_file(self, name: str) -> int:
         """Rows of a variable in one file."""
         return int((self._arrays[name].shards or self._arrays[name].chunks)[0])

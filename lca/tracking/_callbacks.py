@@ -8,6 +8,7 @@ from lca.allocation import Estimator
 from lca.errors import LCAError, LCAWarning
 from lca.summary import Summary
 from lca.tables import HasTable, Table
+from lca.tracking._call import Call
 from lca.tracking._options import Options, Settings, names_options
 from lca.tracking._tracker import TrackerBase
 
@@ -107,12 +108,17 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
             self.tracker._session.epoch.end(self.steps)
 
     def _begin(
-        self, make_tracker: Callable[[], AnyTracker], updates: int | None = None, made: int = 0
+        self,
+        make_tracker: Callable[[], AnyTracker],
+        updates: int | None = None,
+        made: int = 0,
+        call: Call | None = None,
     ) -> None:
         """A run begins: make its tracker and enter it, or handle the error as ``on_error`` says.
 
         It will make ``updates`` updates, as far as the framework knows, after ``made`` of an earlier part,
-        which are not among them.
+        which are not among them. It lasts at most as long as ``call``, if that is known: a framework may not
+        tell of an error.
         """
         self._end(complete=False)  # a run that ended without the framework saying so
         self.tracker = self._failure = None
@@ -121,6 +127,7 @@ class CallbackBase(HasTable, Generic[AnyTracker]):
             if updates is not None and updates > 0:
                 tracker.expect(updates)
             tracker._follow_trainer(made)
+            tracker._call = call
             tracker.__enter__()
         except Exception as error:
             if self._settings.on_error == "raise":

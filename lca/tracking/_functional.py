@@ -82,11 +82,12 @@ class FunctionalTracker(TrackerBase):
     ) -> None:
         check_arguments("FunctionalTracker(params, objective), with the parameters", {}, objective)
         super().__init__(objective, estimator, **options)
-        layouts = (o.layout for o in self._session.objectives.values())
-        self._pack = _Packing(check_same_layout(layouts, "the measured losses"), pack)
-        self._theta = _PassedTheta(self._pack, params)
-        self._fields: dict[str, Any] = {}
-        self._follow(self._theta, self._supply)
+        with self._session.begins():
+            layouts = (o.layout for o in self._session.objectives.values())
+            self._pack = _Packing(check_same_layout(layouts, "the measured losses"), pack)
+            self._theta = _PassedTheta(self._pack, params)
+            self._fields: dict[str, Any] = {}
+            self._follow(self._theta, self._supply)
 
     def update(
         self,

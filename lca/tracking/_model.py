@@ -72,6 +72,11 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             options["groups"] = self._with_names(groups, model, optimizers, _names_of(objective))
         super().__init__(objective, estimator, **options)
         self._model, self._optimizers = model, tuple(optimizers)
+        with self._session.begins():
+            self._set_up()
+
+    def _set_up(self) -> None:
+        """Match model, optimizers and objective, and prepare to follow the run."""
         parameters = self._matching_parameters()
         self._context = self._make_context(parameters)
         live = self._live_theta(parameters)
@@ -79,7 +84,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         self._updates_seen = 0
         self._told: set[str] = set()
         self._examples = self._largest = 0  # in an update, and in one of its micro-batches, as far as known
-        if len(optimizers) > 1:  # which take turns, so that an epoch of updates is not one of batches
+        if len(self._optimizers) > 1:  # which take turns, so that an epoch of updates is not one of batches
             self._session.epoch.compared = False
         self._follow(live, self._supply)
         if self._session.records:

@@ -1,7 +1,8 @@
 """`Session`: decides which steps of a run are measured, handles errors, and distributes the allocations."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from math import isfinite
@@ -35,6 +36,7 @@ from lca.objective import (
 from lca.record import Record
 from lca.record._metrics import as_numbers
 from lca.record._place import Place
+from lca.record._writers import Run
 from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, Summary, summarize
@@ -180,10 +182,30 @@ class Session:
         record = settings.record
         if record is not None:
             _refuse_two_histories(self.views)
-        self._record = None if record is None else self._begun(record, estimator)
-        self._begin_at(0)
-        if self._record is not None and self._record.memory:  # the run goes on, and so does the estimator
-            self._allocate = start_each(self.objectives, estimator, memory=self._record.memory)
+        self._record: Record | None = None
+        self._opened: Record | None = None  # a record that was opened here
+        with self.begins():
+            self._begin_record(record, estimator)
+
+    @contextmanager
+    def begins(self) -> Iterator[None]:
+        """The context in which a run begins: a record that was opened for it is closed after an error."""
+        try:
+            yield
+        except BaseException:
+            if self._opened is not None:
+                self._opened.close(complete=False)
+            raise
+
+    def written_by(self, run: Run) -> None:
+        """``run`` is what closes this session, and with it the record."""
+        if self._record is not None:
+            self._record._written_by(run)
+
+    def release_record(self) -> None:
+        """Let others write the record, also if it could not be closed."""
+        if self._record is not None:
+            self._record._release()
 
     @property
     def recorded(self) -> int:
@@ -469,9 +491,18 @@ class Session:
                 stacklevel=3,
             )
 
+    def _begin_record(self, record: RecordTo | None, estimator: Estimator) -> None:
+        """Begin at step 0, or where the record ends, with what the estimator remembers."""
+        self._record = None if record is None else self._begun(record, estimator)
+        self._begin_at(0)
+        if self._record is not None and self._record.memory:  # the run goes on, and so does the estimator
+            self._allocate = start_each(self.objectives, estimator, memory=self._record.memory)
+
     def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
         layout = check_same_layout((o.layout for o in self.objectives.values()), "the losses of one record")
-        made = record if isinstance(record, Record) else Record(record)
+        if not isinstance(record, Record):
+            record = self._opened = Record(record)
+        made = record
         groups = {name: _labelled_groups(layout, labels) for name, labels in self._divisions.items()}
         made.begin(layout, groups=groups | ({} if self._head_groups is None else {HEAD: self._head_groups}))
         settings: dict[str, Any] = {} if callable(self._every) else {"every": self._every}

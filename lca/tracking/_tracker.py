@@ -1,5 +1,7 @@
 """`TrackerBase`: what every tracker of a training run offers, and the options that it takes."""
 
+import warnings
+import weakref
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from time import perf_counter
@@ -8,11 +10,12 @@ from typing import Any, ClassVar, Self, Unpack
 
 from lca.allocation import Estimator
 from lca.arrays import Vector, array_ops
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning
 from lca.objective import Objective
 from lca.row import CheckedWindow
 from lca.summary import Summary
 from lca.tables import HasTable, Table
+from lca.tracking._call import Call
 from lca.tracking._clock import StepClock
 from lca.tracking._follower import LiveTheta, RunFollower
 from lca.tracking._forecast import Forecast, Run, forecast
@@ -20,6 +23,8 @@ from lca.tracking._options import Options
 from lca.tracking._pending import StepFields
 from lca.tracking._session import Session
 from lca.tracking._spans import AnyFollower, SpanFollower
+
+_IN_USE: "weakref.WeakSet[TrackerBase]" = weakref.WeakSet()
 
 
 class TrackerBase(HasTable):
@@ -86,6 +91,8 @@ class TrackerBase(HasTable):
     """How the loop supplies a field of `lca.Step`, by field; appended to the error if it is missing."""
     _supplied: ClassVar[Collection[str] | None] = None
     """The fields of `lca.Step` that the loop can supply; ``None``: all."""
+    _call: Call | None = None
+    """The call that makes the run, if it is known; without it only `close` tells that the run is over."""
 
     def __init__(
         self,
@@ -238,6 +245,10 @@ class TrackerBase(HasTable):
 
     def close(self, *, complete: bool = True) -> None:
         """Stop tracking, as the end of the ``with`` block does; a record is marked ``complete`` or not."""
+        self._call = None
+        _IN_USE.discard(self)
+        if not self._entered:
+            self._session.close(complete=False)
         if not self._active:
             return
         self._active = False
@@ -257,16 +268,24 @@ class TrackerBase(HasTable):
     def __enter__(self) -> Self:
         if self._active:
             raise LCAError("this tracker is already in use; make another one for another run.")
+        for tracker in [one for one in _IN_USE if one._is_over()]:
+            tracker._abandon()
         self._entered = True
-        with self._session.guarded(self.steps):
-            self._session.describe(*self._description())
-        self._follower.begin()
-        self._attach()
-        self._active = True
-        self._session.live.begin(self._session.first_step)
-        if self._session.live.shows_progress:
+        with self._session.begins():
             with self._session.guarded(self.steps):
-                self._session.live.announce(self.estimate().line)
+                self._session.describe(*self._description())
+            self._follower.begin()
+            self._attach()
+        self._active = True
+        _IN_USE.add(self)
+        try:
+            self._session.live.begin(self._session.first_step)
+            if self._session.live.shows_progress:
+                with self._session.guarded(self.steps):
+                    self._session.live.announce(self.estimate().line)
+        except BaseException:
+            self.close(complete=False)
+            raise
         return self
 
     def __exit__(
@@ -274,8 +293,27 @@ class TrackerBase(HasTable):
     ) -> None:
         self.close(complete=kind is None)
 
+    def _is_over(self) -> bool:
+        """Whether the run is known to have ended, though nobody has closed the tracker."""
+        return self._call is not None and self._call.is_over
+
+    def _abandon(self) -> None:
+        """Close a tracker whose run has ended without a word; its record is released also if that fails."""
+        try:
+            self.close(complete=False)
+        except Exception as error:  # of an objective or a logger of any kind
+            warnings.warn(
+                f"an earlier run, which ended with an error, could not be closed: {type(error).__name__}: "
+                f"{error}",
+                LCAWarning,
+                stacklevel=3,
+            )
+        finally:
+            self._session.release_record()
+
     def _follow(self, theta: LiveTheta, step_fields: StepFields) -> None:
         """Begin with the parameters ``theta``; a subclass calls it once, in its constructor."""
+        self._session.written_by(self)
         self._live_copy, self._clock = theta.copy, StepClock()
         one = self._session.span == 1
         self._follower = (

@@ -15,6 +15,7 @@ import pytest
 import lca
 from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, NextBatch, SampledPathIntegral
+from lca.record import close_record
 from lca.tolerances import EPS32, summed
 from lca.tracking import TrackerBase
 from tests.laws.runs import Kept, KeptLog, Shown
@@ -29,6 +30,8 @@ class CallbackFramework(Protocol):
     """Whether the framework tells its callbacks how many updates a fit makes."""
     epoch: int | None
     """How many updates an epoch of the fit has; ``None`` if the fit does not tell."""
+    lasts_as_its_call: bool
+    """Whether a fit that has failed is known to be over; a loop that calls the callbacks itself may go on."""
     advice: dict[str, str]
     """What the error says about a field of `lca.Step` that is missing, as a regular expression."""
 
@@ -144,6 +147,34 @@ def the_record_of_a_fit_that_failed_is_incomplete(framework, folder):
     assert (found.sizes["step"], found.attrs["complete"]) == (2, False)
 
 
+def the_rows_of_a_fit_that_failed_are_there_and_its_record_can_be_continued(framework, folder):
+    """While the callback still exists, as after an error in a notebook."""
+    failed = framework.callback(record=folder / "run", on_error="raise")
+    with pytest.raises(KeyError, match="enough"):
+        framework.fit(failed, stop_after=2)
+    if framework.lasts_as_its_call:
+        assert lca.open_record(folder / "run").sizes["step"] == 2
+    else:
+        close_record(folder / "run")
+    again = framework.callback(record=lca.Record(folder / "run", mode="a"), on_error="raise")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the parameters are not those with which the record")
+        framework.fit(again)
+    found = lca.open_record(folder / "run")
+    assert (found.sizes["step"], found.attrs["complete"]) == (2 + framework.updates, True)
+    assert failed.summary()["train"]["steps"] == 2
+
+
+def the_next_fit_ends_the_run_of_a_fit_that_failed(framework, folder):
+    logger = KeptLog()
+    failed = framework.callback(log_to=logger, on_error="raise")
+    with pytest.raises(KeyError, match="enough"):
+        framework.fit(failed, stop_after=2)
+    framework.fit(framework.callback(on_error="raise"))
+    assert logger.closed == framework.lasts_as_its_call
+    assert failed.steps == 2
+
+
 def a_missing_field_is_reported_with_its_source(framework, folder):
     for field, estimator in {
         "batch": NextBatch(lca.LEFT),
@@ -231,6 +262,8 @@ LAWS = [
     an_epoch_of_another_length_than_told_is_warned_of,
     a_fit_is_recorded,
     the_record_of_a_fit_that_failed_is_incomplete,
+    the_rows_of_a_fit_that_failed_are_there_and_its_record_can_be_continued,
+    the_next_fit_ends_the_run_of_a_fit_that_failed,
     a_missing_field_is_reported_with_its_source,
     wrong_options_are_refused_at_once,
 ]

@@ -33,6 +33,7 @@ class LoopFramework:
     updates = 5
     tells_updates = False
     epoch = None
+    lasts_as_its_call = False
     advice = {field: rf"pass {field}= to tracker\.update" for field in ("batch", "micro_batches")}
 
     def callback(self, *, impossible=False, **options):

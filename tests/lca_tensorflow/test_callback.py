@@ -8,6 +8,7 @@ import tensorflow as tf
 import lca
 from lca import tolerances
 from lca.errors import LayoutError, LCAError, LCAWarning
+from lca.estimators import LaggedCrossFit, SampledPathIntegral
 from lca_tensorflow import LCACallback, Objective
 from lca_tensorflow._callback import _FitTracker
 from tests.laws.callbacks import LAWS
@@ -42,6 +43,7 @@ class KerasFramework:
     updates = 6
     tells_updates = True
     epoch = 3
+    lasts_as_its_call = True
     advice = dict.fromkeys(
         ("batch", "micro_batches", "scores"), "which fit does not supply; use a Tracker around"
     )
@@ -55,6 +57,7 @@ class KerasFramework:
                 if batch + 1 == stop_after:
                     raise KeyError("enough")
 
+        keras.backend.clear_session()  # so that the layers get the same names again
         model = model_of(keras.optimizers.SGD(0.1), run_eagerly=True)  # nothing to trace, so it is fast
         return fit(model, *filter(None, [callback]), Stop())
 
@@ -62,6 +65,51 @@ class KerasFramework:
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_law(law, tmp_path):
     law(KerasFramework(), tmp_path)
+
+
+def test_a_fit_inside_another_ends_only_its_own_run(tmp_path):
+    outer, inner = (LCACallback(X, Y, batch_norm="frozen", record=tmp_path / name) for name in ("o", "i"))
+
+    class Nested(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                fit(model_of(run_eagerly=True), inner)
+
+    fit(model_of(run_eagerly=True), outer, Nested())
+    for name in ("o", "i"):
+        found = lca.open_record(tmp_path / name)
+        assert (found.sizes["step"], found.attrs["complete"]) == (6, True)
+
+
+def test_a_loss_that_ignores_a_class_is_refused_with_what_the_callback_takes():
+    model = model_of(norm=False)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0))
+    options = {"estimator": SampledPathIntegral(size=4), "on_error": "raise"}
+    message = r"ignore_class.* batch_weight=.*LCACallback\(Objective\(model, None, data, batch_weight="
+    with pytest.raises(LCAError, match=message):
+        fit(model, LCACallback(X, Y, **options))
+    with pytest.raises(LCAError, match="ignore_class") as refused:
+        fit(model, LCACallback(Objective(model, None, (X, Y), batch_size=20), **options))
+    assert "LCACallback" not in str(refused.value)
+
+
+def test_a_recurrent_state_of_fixed_batch_size_is_refused_with_an_estimator_that_fit_supplies():
+    def stateful(batch):
+        keras.utils.set_random_seed(0)
+        cell = keras.layers.GRU(3, stateful=True)
+        model = keras.Sequential([keras.Input((5, 1), batch_size=batch), cell, keras.layers.Dense(3)])
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    def run(estimator):
+        data = X[..., None], Y
+        ours = LCACallback(*data, batch_size=10, estimator=estimator, on_error="raise")
+        stateful(10).fit(*data, batch_size=10, shuffle=False, verbose=0, callbacks=[ours])
+        return ours
+
+    with pytest.raises(LCAError, match=r"on training batches \(.*LaggedCrossFit"):
+        run(SampledPathIntegral(size=4))
+    assert run(LaggedCrossFit()).steps == 2
 
 
 class Points(keras.callbacks.Callback):

@@ -94,6 +94,7 @@ class TrainerFramework:
     updates = 5
     tells_updates = True
     epoch = None  # it is not over
+    lasts_as_its_call = True
     advice = {
         "batch": "use a Tracker around a training loop of your own",
         "micro_batches": r"TrainingArguments\(gradient_accumulation_steps=2\); the last update of an epoch",

@@ -109,6 +109,7 @@ class LightningFramework:
     updates = 10
     tells_updates = True
     epoch = 5
+    lasts_as_its_call = True
     advice = {
         "micro_batches": r"Trainer\(accumulate_grad_batches=2\)",
         "scores": r"call callback\.tracker\.scores\(index, outputs, labels\) in every training_step",

@@ -8,11 +8,12 @@ import time
 
 import numpy as np
 import pytest
+from zarr.core.sync import sync
 
 from lca import Layout, LCAError, Record, StepAllocation, open_record
 from lca._cli import main
-from lca.errors import LayoutError, UnknownNameError
-from lca.record import SCHEMA_VERSION, RecordError
+from lca.errors import LayoutError, LCAWarning, UnknownNameError
+from lca.record import SCHEMA_VERSION, RecordError, close_record
 from validation.record.kill import BLOCK, kill
 
 LAYOUT = Layout(("w",), ((3,),))
@@ -143,7 +144,7 @@ def test_a_row_that_was_taken_in_is_not_taken_in_twice(tmp_path, monkeypatch):
 
 def test_a_second_writer_is_refused_while_the_first_is_alive(path):
     first = Record(path, mode="a")
-    with pytest.raises(RecordError, match="is being written by another process, or by a Record in"):
+    with pytest.raises(RecordError, match="is being written in this process"):
         Record(path, mode="a")
     first.close()
     second = Record(path, mode="a")
@@ -156,6 +157,91 @@ def test_a_second_writer_is_refused_while_the_first_is_alive(path):
     third.update(allocation(5))
     third.close()
     assert open_record(path).step.values.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_rows_of_a_record_that_is_collected_are_written(tmp_path):
+    record = Record(tmp_path / "r", LAYOUT)
+    record.update(allocation(0))
+    record.add_metrics({"accuracy": 0.5}, step=1)
+    del record
+    found = open_record(tmp_path / "r")
+    assert (found.step.values.tolist(), found.attrs["complete"]) == ([0], False)
+    assert found.attrs["metrics"] == {"accuracy": {"step": [1], "value": [0.5]}}
+    with Record(tmp_path / "r", mode="a") as record:
+        assert record.next_step == 1
+
+
+def test_a_record_in_a_cycle_makes_way_for_the_next_writer(tmp_path):
+    record = Record(tmp_path / "r", LAYOUT)
+    record.update(allocation(0))
+    cycle = [record]
+    cycle.append(cycle)
+    del cycle, record
+    with Record(tmp_path / "r", mode="a") as record:
+        assert record.next_step == 1
+
+
+def test_a_record_that_is_collected_in_the_thread_of_zarr_is_written(tmp_path):
+    """There, nothing can wait for what Zarr writes."""
+    held = [Record(tmp_path / "r", LAYOUT)]
+    held[0].update(allocation(0))
+
+    async def collect():
+        held.clear()
+
+    sync(collect())
+    while (tmp_path / ".r.lock").exists():
+        time.sleep(0.01)
+    assert open_record(tmp_path / "r").step.values.tolist() == [0]
+
+
+def test_rows_that_cannot_be_written_when_a_record_is_collected_are_told(tmp_path, monkeypatch):
+    record = Record(tmp_path / "r", LAYOUT)
+    record.update(allocation(0))
+    full = Full(monkeypatch, 0)
+    with pytest.warns(LCAWarning, match="record that was not closed could not be written: .*r'"):
+        del record
+    full.left = 10**6
+    with pytest.raises(RecordError, match="exists already"):
+        Record(tmp_path / "r")  # another may write it
+
+
+def test_a_record_that_was_deleted_is_collected_without_a_word(tmp_path):
+    record = Record(tmp_path / "r", LAYOUT)
+    record.update(allocation(0))
+    shutil.rmtree(tmp_path / "r")
+    del record
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rows_of_a_record_that_is_not_closed_are_written_at_exit(tmp_path):
+    code = (
+        "import sys, numpy as np\n"
+        "from lca import Layout, Record, StepAllocation\n"
+        "record = Record(sys.argv[1], Layout(('w',), ((3,),)))\n"
+        "record.update(StepAllocation(np.ones(3), 1.0, 1.0, residual=0.0, mass=1.0))\n"
+        "raise KeyError('an error of the program')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "r")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stderr.endswith("KeyError: 'an error of the program'\n")
+    found = open_record(tmp_path / "r")
+    assert (found.step.values.tolist(), found.attrs["complete"]) == ([0], False)
+    assert [file.name for file in tmp_path.iterdir()] == ["r"]
+
+
+def test_close_record_closes_what_nobody_can_close_any_more(tmp_path):
+    writer = Record(tmp_path / "r", LAYOUT, mode="a")
+    writer.update(allocation(0))
+    with pytest.raises(RecordError, match=r"in this process, .* lca\.record\.close_record\('.*r'\)"):
+        Record(tmp_path / "r", mode="a")
+    close_record(tmp_path / "r")
+    with Record(tmp_path / "r", mode="a") as record:
+        assert record.next_step == 1
+    with pytest.raises(RecordError, match="is closed"):
+        writer.update(allocation(1))
+    with pytest.raises(RecordError, match="writes no record at '.*r'; there is nothing to close"):
+        close_record(tmp_path / "r")
 
 
 def test_a_line_of_the_manifest_that_was_cut_off_does_not_spoil_the_next(path):

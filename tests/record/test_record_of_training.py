@@ -156,6 +156,8 @@ def recorded(path, first, last, *, closes=True, **options):
         record.add_metrics({"after": step.index}, step=step.index + 1)
     if closes:
         record.close()
+    else:
+        record._release()  # as by a kill: rows in memory are lost
     return lca.open_record(path).load()
 
 

@@ -8,6 +8,7 @@ import pytest
 import lca
 from lca.errors import LayoutError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import NextBatch, SampledPathIntegral
+from lca.record import RecordError, close_record
 from lca.reference import DatasetLoss, L2Penalty, Quadratic, logistic_regression
 from lca.runs._balance import check_conservation
 from lca.runs._run import Run
@@ -36,6 +37,38 @@ def trained(objective, *, steps=5, end=None, **options):
 
 def entered(params, objective, estimator=RULE, *, on_error="raise"):
     return FunctionalTracker(params, objective, estimator, on_error=on_error).__enter__()
+
+
+def test_a_run_that_does_not_begin_leaves_its_record_to_the_next(tmp_path):
+    """Also while the error is kept, as in a notebook."""
+    path = tmp_path / "run"
+    with pytest.raises(LayoutError) as kept:
+        FunctionalTracker({"theta": np.ones(2)}, BOWL, record=path)  # the parameters are others
+    with pytest.raises(KeyError) as also_kept:
+        _Unattached(START, BOWL, record=path).__enter__()
+    unused = FunctionalTracker(START, BOWL, record=path)
+    unused.close()
+    trained(BOWL, record=path)
+    assert lca.open_record(path).attrs["complete"]
+    assert kept.tb is not None
+    assert also_kept.tb is not None
+
+
+class _Unattached(FunctionalTracker):
+    def _attach(self):
+        raise KeyError("attach")
+
+
+def test_a_tracker_that_was_left_in_use_can_be_closed_by_its_record(tmp_path):
+    tracker = FunctionalTracker(START, BOWL, record=lca.Record(tmp_path / "run")).__enter__()
+    tracker.update(0.5 * START)
+    with pytest.raises(RecordError, match=r"being written in this process.*lca\.record\.close_record\("):
+        lca.Record(tmp_path / "run", mode="a")
+    close_record(tmp_path / "run")
+    found = lca.open_record(tmp_path / "run")
+    assert (found.sizes["step"], found.attrs["complete"]) == (1, False)
+    with pytest.raises(LCAError, match="outside `with tracker:`"):
+        tracker.update(0.25 * START)
 
 
 def assert_closed(summary, start, end):
