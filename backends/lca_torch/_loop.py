@@ -81,6 +81,7 @@ class Loop(LoopContext):
         self._reached: set[int] = set()  # parameters that a backward pass of the update has reached
         self._last: _Turn | None = None  # the update before, if it was followed, as this one may be
         self._followed = False
+        self._now: tuple[Any, frozenset[int], frozenset[int]] | None = None  # of `_turn`, in this update
         self._owned = set[frozenset[int]]()  # what each optimizer that has made an update owns
         self._theta: Tensor | None = None  # the parameters when this update was first looked at
         self._moved = False  # whether they have changed since
@@ -110,7 +111,7 @@ class Loop(LoopContext):
 
     def update_begins(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """An update begins at these parameters, which these optimizers move in the run."""
-        self._optimizers, self._check, self._followed = optimizers, None, True
+        self._optimizers, self._check, self._followed, self._now = optimizers, None, True, None
         if self._requested():
             self._start = self._grads.places()
             self._look_at_theta()
@@ -146,6 +147,7 @@ class Loop(LoopContext):
         super().clear()
         self._before = self._seen = self._total = self._taken = self._start = self._check = None
         self._theta, self._marked, self._moved, self._followed = None, False, False, False
+        self._now = None
         self._number, self._of_each, self._outside, self._reached = 0, [], False, set()
         if self._ranks is not None:
             self._ranks.clear()
@@ -322,13 +324,13 @@ class Loop(LoopContext):
         return {which for which, own in enumerate(self._grads.parameters) if id(own) not in owned}
 
     def _turn(self, optimizer: torch.optim.Optimizer) -> _Turn:
-        own = owned_by([optimizer])
-        every = list(enumerate(self._grads.parameters))
-        return _Turn(
-            frozenset(which for which, parameter in every if id(parameter) in own),
-            frozenset(self._reached),
-            frozenset(which for which, parameter in every if not parameter.requires_grad),
-        )
+        if self._now is None or self._now[0] is not optimizer:
+            own, every = owned_by([optimizer]), list(enumerate(self._grads.parameters))
+            owned = frozenset(which for which, parameter in every if id(parameter) in own)
+            frozen = frozenset(which for which, parameter in every if not parameter.requires_grad)
+            self._now = optimizer, owned, frozen
+        _, owned, frozen = self._now
+        return _Turn(owned, frozenset(self._reached), frozen)
 
     def _other_than_last(self) -> str:
         """`LoopContext.apart`, as the parameters show that the passes of this update and the last reach."""

@@ -96,8 +96,8 @@ class Accumulation:
                 usual = max(usual, number)
             return usual
         last.append(number)
-        [(most, times)] = Counter(last).most_common(1)
-        return most if 3 * times >= 2 * len(last) else 0
+        most = number if 2 * last.count(number) > len(last) else Counter(last).most_common(1)[0][0]
+        return most if 3 * last.count(most) >= 2 * len(last) else 0
 
 
 def _other(number: int, usual: int, epochs: int, by_passes: bool) -> str:

@@ -499,7 +499,7 @@ def is_due(count: int) -> bool:
     [45, 80, 115]
     """
     decade: int = 10 ** max(0, len(str(count)) - 2)
-    step = next(step for step in (5, 2, 1) if step == 1 or count >= 10 * step * decade)
+    step = 5 if count >= 50 * decade else 2 if count >= 20 * decade else 1
     return count % (step * decade) == 0
 
 

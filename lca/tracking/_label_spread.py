@@ -40,6 +40,11 @@ class LabelSpread:
     to_numpy
         From a tensor of the framework to an array.
 
+    Attributes
+    ----------
+    found
+        What micro-batches do that are not made by chance; empty if nothing was seen.
+
     Examples
     --------
     >>> spread, x = LabelSpread(np.asarray), np.zeros((8, 3))
@@ -51,6 +56,7 @@ class LabelSpread:
 
     def __init__(self, to_numpy: Callable[[Any], np.ndarray]) -> None:
         self._to_numpy = to_numpy
+        self.found = ""
         self._sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
 
     def add(self, pieces: Sequence[Batch]) -> None:
@@ -63,10 +69,9 @@ class LabelSpread:
             if len(known) == len(labels):
                 for number, value in enumerate(_spread(known)):
                     self._sums[which][number] += value
+        self.found = self._judged()  # here, as the tail of a distribution takes long
 
-    @property
-    def found(self) -> str:
-        """What micro-batches do that are not made by chance; empty if nothing was seen."""
+    def _judged(self) -> str:
         for value, mean, variance in self._sums.values():
             if not variance:
                 continue
