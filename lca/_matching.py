@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from lca._listing import listed
 from lca.errors import LayoutError
 from lca.layout import Layout
 
@@ -292,5 +293,4 @@ def _flattened(
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
+    return listed([*map(repr, names)], most)

@@ -17,6 +17,7 @@ import numpy as np
 
 from lca._checkpoint_names import checkpoint_numbers, sorted_by_number
 from lca._extras import extra
+from lca._listing import listed
 from lca._matching import Piece, pieces_of
 from lca._paths import local_path
 from lca.arrays import Vector, array_ops
@@ -322,9 +323,8 @@ def _contents(file: Any) -> str:
         or "layer_names" in file.attrs
     ):
         return "it is a checkpoint of Keras: lca_tensorflow.replay reads several of them as a run."
-    listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     return (
-        f"it holds {listed or 'no data'}. Expected one flattened parameter vector per row, and the "
+        f"it holds {listed(found, 5) or 'no data'}. Expected one flattened parameter vector per row, and the "
         "attributes var_names and var_shapes."
     )
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["lca.errors"],
-    ["lca._paths", "lca._signals"],
+    ["lca._listing", "lca._paths", "lca._signals"],
     [
         "lca.tolerances",
         "lca._checkpoint_names",

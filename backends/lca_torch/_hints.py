@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lca._listing import listed
 from lca.frameworks import PyTree, tensors_in
 
 _INTEGER = re.compile(
@@ -95,10 +96,8 @@ def moving_hint(moved: Collection[str]) -> str:
     """
     if not moved:
         return ""
-    names = sorted(moved)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        f"the forward pass writes into {', '.join(names[:3])}{more}, also in evaluation mode, and the loss "
+        f"the forward pass writes into {listed(sorted(moved))}, also in evaluation mode, and the loss "
         "of a batch may depend on what is written there. If these are observers of fake quantisation, call "
         "model.apply(torch.ao.quantization.disable_observer) in a batch_loss=, where model is a private copy"
     )

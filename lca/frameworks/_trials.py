@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from lca._listing import listed
 from lca._state import same
 from lca.arrays import Vector, array_ops
 from lca.errors import DataError, LCAError
@@ -32,8 +33,6 @@ LONGEST = 256
 """Evaluations between two trials of a loss whose state moves all the time."""
 HEAVY = 7
 """The weight of half of the rows, where the others have weight 1."""
-NAMED = 3
-"""Entries of the state that a message names."""
 
 
 class Trials:
@@ -249,10 +248,9 @@ def supports_weights(loss: ModelLoss, points: Sequence[Vector], rows: Rows, stat
 def _text(moved: Moved, changed: str, unseen: int) -> str:
     """What moved, numbers first, as these are weights of terms; and what may have been measured wrongly."""
     names = sorted(moved, key=lambda name: math.prod(moved[name][1].shape))
-    words = ", ".join(_moved(name, changed, *moved[name]) for name in names[:NAMED])
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    words = listed([_moved(name, changed, *moved[name]) for name in names])
     since = f" (in the last {unseen} evaluations, which may be wrong)" if unseen > 1 else ""
-    return f"what the loss reads besides θ has moved{since}: {words}{more}"
+    return f"what the loss reads besides θ has moved{since}: {words}"
 
 
 def _moved(name: str, changed: str, before: Vector | None, after: Vector) -> str:

@@ -299,14 +299,7 @@ class Record:
         if not self._writes:
             self._plan, self._continuation.next_step = plan, end
             return
-        if self._blocks is None:  # only now is it known that the first row fits
-            self._about = attributes(plan, self._estimator, self._settings, self._training)
-            check_target(self._place, self._mode)  # again: others need not know the lock
-            blocks = Blocks.create(self._place, plan, self._about)
-            self._keep(blocks)
-            blocks.give(self._given)
-        else:
-            blocks = self._blocks
+        blocks = self._blocks or self._created(plan)  # only now is it known that the first row fits
         self._plan, self._continuation.next_step = plan, end
         blocks.put(shared, each)
 
@@ -414,6 +407,14 @@ class Record:
     def _written_by(self, run: Run) -> None:
         """``run`` writes the record from now on."""
         self._run = weakref.ref(run)
+
+    def _created(self, plan: Plan) -> Blocks:
+        self._about = attributes(plan, self._estimator, self._settings, self._training)
+        check_target(self._place, self._mode)  # again: others need not know the lock
+        blocks = Blocks.create(self._place, plan, self._about)
+        self._keep(blocks)
+        blocks.give(self._given)
+        return blocks
 
     def _keep(self, blocks: Blocks) -> None:
         self._blocks, self._rest = blocks, keep_rows(self, blocks, self._lock)

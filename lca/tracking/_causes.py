@@ -127,7 +127,7 @@ def _is_supplied(estimator: Estimator, supplied: Collection[str] | None) -> bool
 def _of_a_factor(estimator: Estimator | None, total: float, change: float) -> tuple[int, list[str]]:
     """A forgotten weight, or a division too many, if gradients are a whole multiple or part of those wanted.
 
-    Returns that number, 0 if there is none, and the cause.
+    Returns the whole number (0 if it is none) and the cause.
     """
     factor = _factor_of_training(estimator, total / change) if total * change > 0 else 0.0
     times = max(factor, 1 / factor) if factor > 0 else 0.0

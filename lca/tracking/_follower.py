@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lca._listing import listed
 from lca._state import same_state
 from lca.arrays import Vector
 from lca.errors import LCAError, LCAWarning
@@ -14,7 +15,6 @@ from lca.step import Step
 from lca.tracking._clock import StepClock
 from lca.tracking._pending import PendingStep, StepFields
 from lca.tracking._session import Session
-from lca.tracking._state_moves import listed
 
 FOLLOWERS = (
     "{names} changed between updates, and no gradient of them is measured: if they follow others, as in a "

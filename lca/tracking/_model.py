@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import compress
 from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
+from lca._listing import listed
 from lca.allocation import Estimator
 from lca.divisions import PARAM_GROUPS, Selectors
 from lca.errors import LayoutError, LCAError, LCAWarning
@@ -235,9 +236,10 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         """Warn of what was found, if anything was, and if there was no such warning before."""
         if found and text not in self._told:
             self._told.add(text)
-            names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
             name = type(self._session.estimator).__name__
-            warnings.warn(text.format(names=names, estimator=name) + _INSTEAD, LCAWarning, stacklevel=2)
+            warnings.warn(
+                text.format(names=listed(found), estimator=name) + _INSTEAD, LCAWarning, stacklevel=2
+            )
 
     def _look_at_batches(self) -> None:
         """Note, for the self-check, batches of which several updates are made, or of another size."""

@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any, Unpack
 
 from lca._heads import head_groups
+from lca._listing import listed
 from lca._replay import refuse_unseen
 from lca._state import same_state
 from lca.allocation import Estimator, StepAllocation, start_each
@@ -482,9 +483,8 @@ class Session:
         whole = [(name, own) for name, own in self.objectives.items() if not found[name].terms]
         terms = [f"{name}/{term}" for name, own in whole if isinstance(own, Sum) for term in own.terms]
         if terms:
-            more = f" and {len(terms) - 3} more" if len(terms) > 3 else ""
             warnings.warn(
-                f"{type(self.estimator).__name__} allocates a loss as a whole: {', '.join(terms[:3])}{more} "
+                f"{type(self.estimator).__name__} allocates a loss as a whole: {listed(terms)} "
                 "have no rows in the summary, the views and a record. To allocate terms or classes use "
                 "lca.Adaptive (cheaper with span= or every=).",
                 LCAWarning,
@@ -500,9 +500,8 @@ class Session:
 
     def _begun(self, record: RecordTo, estimator: Estimator) -> Record:
         layout = check_same_layout((o.layout for o in self.objectives.values()), "the losses of one record")
-        if not isinstance(record, Record):
-            record = self._opened = Record(record)
-        made = record
+        made = record if isinstance(record, Record) else Record(record)
+        self._opened = None if made is record else made
         groups = {name: _labelled_groups(layout, labels) for name, labels in self._divisions.items()}
         made.begin(layout, groups=groups | ({} if self._head_groups is None else {HEAD: self._head_groups}))
         settings: dict[str, Any] = {} if callable(self._every) else {"every": self._every}

@@ -1,8 +1,9 @@
 """`StateMoves`: the steps in which a state moves, and what of it makes allocations wrong."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
+from lca._listing import listed
 from lca._state import same
 from lca.allocation import Estimator
 from lca.errors import LCAWarning
@@ -91,12 +92,3 @@ class StateMoves:
 def _moved(before: State, after: State, names: Iterable[str]) -> list[str]:
     known = sorted(before.keys() & after.keys() & set(names))
     return [name for name in known if not same(before[name], after[name])]
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names of many.
-
-    >>> listed(["a", "b", "c", "d"])
-    'a, b, c and 1 more'
-    """
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -51,7 +51,7 @@ def one_by_one(
 ) -> ExampleSlopes:
     """The same slopes from one gradient per example: slow, but obviously correct."""
     losses, slopes = np.empty(len(batch)), np.empty((len(groups), len(batch)))
-    grad = np.zeros_like(theta)
+    grad = np.empty_like(theta)
     for n in range(len(batch)):
         alone = Batch(batch.x[n : n + 1], batch.y[n : n + 1])
         losses[n] = network.losses_and_grad(theta, alone, grad)[0]

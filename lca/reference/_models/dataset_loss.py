@@ -100,7 +100,7 @@ class DatasetLoss:
     def loss_and_grad(self, theta: Array, batch: Batch | None = None) -> tuple[float, Array]:
         """L(θ), and ∂L/∂θ (K,) in θ's dtype, a new array. Cost: one gradient over the data."""
         chunks, weight = self._measured(theta, batch)
-        part = np.zeros_like(theta)  # a kernel may multiply what is there by 0
+        part = np.empty_like(theta)
         grad = np.zeros(theta.shape, np.result_type(theta, np.float64))
         losses = []
         for chunk in chunks:

@@ -163,7 +163,7 @@ class Network:
         if batch.weight is not None:
             grad *= batch.weight[:, None]
         tensors = self.layout.unflatten(into)
-        second = {name: np.zeros_like(tensors[other]) for name, other in self.tied.items()}
+        second = {name: np.empty_like(tensors[other]) for name, other in self.tied.items()}
         targets = self._by_layer(tensors | second)
         # The gradient with respect to the input of the first layer with parameters is not needed; skipping it
         # saves the largest matrix product of an MLP.
