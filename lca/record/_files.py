@@ -128,7 +128,7 @@ class RecordFiles(LocalStore):
 
 
 def in_thread_of_zarr() -> bool:
-    """Whether this is the thread of Zarr's event loop, which can wait for nothing that Zarr does."""
+    """Whether this is the thread of Zarr's event loop, in which waiting for Zarr would be a deadlock."""
     return threading.current_thread() is iothread[0]
 
 

@@ -148,7 +148,8 @@ class Record:
         self._traced: tuple[int, ...] = ()
         self._groups: dict[str, Groups] = {}
         self._blocks: Blocks | None = None
-        self._rest: weakref.finalize[..., Record] | None = None  # writes its rows if nobody closes it
+        # Writes the rows when the record is collected without being closed:
+        self._rest: weakref.finalize[..., Record] | None = None
         self._run: Callable[[], Run | None] = lambda: None
         self._about: dict[str, Any] = {}
         self._plan: Plan | None = None

@@ -28,7 +28,7 @@ class Call:
 
     @classmethod
     def of(cls, method: str, is_owner: Callable[[Any], bool]) -> "Call | None":
-        """The innermost call of a method with this name, of such an object; ``None`` if there is none."""
+        """The innermost running call of this method whose ``self`` is the owner; ``None`` without one."""
         for frame in _stack(sys._getframe(1)):
             if frame.f_code.co_name == method and is_owner(frame.f_locals.get("self")):
                 return cls(frame)

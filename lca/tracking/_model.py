@@ -276,8 +276,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     def _other_in_training(self) -> list[str]:
         """The names of the modules by which the loss of training is another than the measured one.
 
-        Those of a class that suffices by itself; if there is none, the first that is in training mode. The
-        measured loss has no value with a module that returns something else in training.
+        Named are the modules of each class that changes the loss alone; if none does, the first module in
+        training mode. A loss that cannot be computed with a module in training mode counts as another.
         """
         modules = self._in_training()
         losses = [own._loss for own in leaves(self._session.objectives) if isinstance(own, ModelObjective)]

@@ -12,7 +12,7 @@ import numpy as np
 
 from lca._freedom import satterthwaite
 from lca._verdict import SMALL_MISS, sampling_limit
-from lca.allocation import Estimator
+from lca.allocation import _FEW, Estimator
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.objective import Objective, Sampled, State, at_state, evaluate
@@ -37,8 +37,6 @@ WINDOW = np.dtype([(field.name, "f8") for field in fields(CheckedWindow)])
 """The columns in which windows are kept."""
 GROWN = 2.0
 """How many times the part of the change that was missed at the last warning makes another one due."""
-FEW = 64
-"""Examples on which a loss is measured twice, to see whether it is random."""
 GROUPS = 32
 """Groups of a part of the data, whose spread gives the standard error of its loss."""
 
@@ -361,7 +359,7 @@ class _Data:
         objective = at_state(self._objective, state)
         with suppress(LCAError):
             if isinstance(self._objective, Sampled):
-                few = self._objective.batch(np.arange(min(FEW, self._objective.n_examples)))
+                few = self._objective.batch(np.arange(min(_FEW, self._objective.n_examples)))
                 return objective.loss(theta, few), objective.loss(theta, few)
         return measured, objective.loss(theta)
 

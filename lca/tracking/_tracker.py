@@ -294,7 +294,7 @@ class TrackerBase(HasTable):
         self.close(complete=kind is None)
 
     def _is_over(self) -> bool:
-        """Whether the run is known to have ended, though nobody has closed the tracker."""
+        """Whether the call that makes the run has ended, though the tracker was not closed."""
         return self._call is not None and self._call.is_over
 
     def _abandon(self) -> None:

@@ -69,7 +69,7 @@ class Chance(keras.layers.Layer):
 
 
 class Passing(keras.Model):
-    """A model of one's own, which passes the mode on itself; a frozen part is always in inference."""
+    """A subclassed model that passes ``training`` to its layers; a frozen part stays in inference mode."""
 
     def __init__(self, inner, frozen):
         super().__init__(name="passing")
