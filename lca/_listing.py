@@ -9,5 +9,5 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     >>> listed(["a", "b", "c", "d"])
     'a, b, c and 1 more'
     """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -1,7 +1,7 @@
 """`TrainerCallback`: a `Tracker` for the runs of `transformers.Trainer`."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -268,12 +268,6 @@ class _TrainerTracker(Tracker):
         measured = (list(leaves(objective)) for objective in self._session.objectives.values())
         context.measures_model = any(all(map(_is_of_model, own)) for own in measured)
         return context
-
-    def _dropout(self) -> Iterator[str]:
-        yield from super()._dropout()
-        for name, module in self._model.named_modules():
-            if self._trains(module) and getattr(module, "neftune_noise_alpha", None):
-                yield f"{name} (NEFTune)"
 
     def _detach(self) -> None:
         super()._detach()

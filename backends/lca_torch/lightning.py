@@ -21,9 +21,8 @@ __all__ = ["LightningCallback"]
 
 class _LightningTracker(Tracker):
     _advice = {
-        "micro_batches": "accumulate the gradients of several batches with "
-        "Trainer(accumulate_grad_batches=2), or on several ranks call callback.tracker.ranks() in "
-        "on_train_start",
+        "micro_batches": "for CrossFit(2) train with Trainer(accumulate_grad_batches=2), and with that "
+        "number in every epoch; on several ranks call callback.tracker.ranks() in on_train_start",
         "halves": "train without accumulate_grad_batches, on batches of at least two examples; with M "
         "accumulated batches use CrossFit(micro_batches=M) without own_pass",
         "scores": "call callback.tracker.scores(index, outputs, labels) in every training_step, or give the "

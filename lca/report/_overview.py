@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lca._listing import listed
 from lca._verdict import LARGE_MISS
 from lca.analysis import group_names, group_totals
 from lca.analysis._variables import divisions_of
@@ -162,9 +163,8 @@ def _state_moved(moved: int, steps: int) -> str:
 
 
 def _named(steps: Sequence[int]) -> str:
-    shown = ", ".join(f"{step:,}" for step in steps[:MAX_NAMED])
-    more = f" and {len(steps) - MAX_NAMED:,} others" if len(steps) > MAX_NAMED else ""
-    return f"step{'' if len(steps) == 1 else 's'} {shown}{more}"
+    shown = listed([f"{step:,}" for step in steps], MAX_NAMED)
+    return f"step{'' if len(steps) == 1 else 's'} {shown}"
 
 
 def _divergence(check: Conservation) -> str:
