@@ -86,6 +86,7 @@ class Loop(LoopContext):
         self._theta: Tensor | None = None  # the parameters when this update was first looked at
         self._moved = False  # whether they have changed since
         self._used = 0  # updates of which the gradient was used
+        self._looks = True  # whether it is looked at θ during this update
         self._check: UpdateCheck | None = None
         self._ranks: Ranks | None = None
 
@@ -214,7 +215,7 @@ class Loop(LoopContext):
 
         That takes a copy of them, and so it is done at some updates only.
         """
-        if not is_due(self._used + 1):
+        if not self._looks:
             return
         if self._theta is None:
             self._theta = self._grads.theta()
@@ -268,8 +269,9 @@ class Loop(LoopContext):
         else:
             found = self._grads.read()
             found = found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
-        self._used += 1
-        if is_due(self._used) and not UPDATE_FIELDS.isdisjoint(self._requested()):
+        due, self._used = self._looks, self._used + 1
+        self._looks = is_due(self._used + 1)
+        if due and not UPDATE_FIELDS.isdisjoint(self._requested()):
             self._check = self._grads.check_of(self._optimizer, found)
         return found
 

@@ -252,9 +252,8 @@ class Tracker(ModelTracker[Loop]):
 
     def _dropout(self) -> Iterator[str]:
         for name, module in self._model.named_modules():
-            if self._trains(module) and (rates := dropout_rates(module)):
-                noise = " (NEFTune)" if "neftune_noise_alpha" in rates else ""
-                yield (name or type(module).__name__) + noise
+            if self._trains(module) and dropout_rates(module):
+                yield name or type(module).__name__
 
     def _frozen_statistics(self) -> Iterator[str]:
         copies = [dict(own._loss._versions.current.model.named_modules()) for own in self._torch_losses()]

@@ -78,13 +78,17 @@ def tensors_in(tree: PyTree) -> list[Tensor]:
     >>> tensors_in({"x": (np.zeros(1), "name"), "y": np.ones(1)})
     [array([0.]), array([1.])]
     """
-    return [leaf for leaf in _leaves(tree) if is_tensor(leaf)]
+    return [leaf for leaf in leaves_in(tree) if is_tensor(leaf)]
 
 
-def _leaves(tree: PyTree) -> list[Any]:
-    """As `tree_leaves`, without the paths, which take most of its time."""
+def leaves_in(tree: PyTree) -> list[Any]:
+    """As `tree_leaves`, without the paths, which take most of its time.
+
+    >>> leaves_in({"x": (np.zeros(1), "name"), "y": 2})
+    [array([0.]), 'name', 2]
+    """
     if type(tree) is tuple:
-        return [leaf for value in tree for leaf in ([value] if is_tensor(value) else _leaves(value))]
+        return [leaf for value in tree for leaf in ([value] if is_tensor(value) else leaves_in(value))]
     return [leaf for _, leaf in tree_leaves(tree)]
 
 
@@ -126,7 +130,7 @@ def is_rows(batch: PyTree) -> bool:
 
 def _length(batch: PyTree) -> int | None:
     """The length that all tensors of a batch of rows have; ``None`` if it is not one."""
-    leaves = [leaf for leaf in _leaves(batch) if leaf is not None]
+    leaves = [leaf for leaf in leaves_in(batch) if leaf is not None]
     if not leaves or not all(map(is_tensor, leaves)):
         return None
     shapes = [leaf.shape for leaf in leaves]
@@ -171,7 +175,7 @@ def describe(batch: PyTree) -> str:
     'tuple of float64 (2, 3), int64 (2,)'
     """
     kind = "mapping" if isinstance(batch, Mapping) else type(batch).__name__
-    leaves = [leaf for _, leaf in tree_leaves(batch)]
+    leaves = leaves_in(batch)
     if not any(map(is_tensor, leaves)):
         return f"{kind} of no tensors"
     shown = [_describe(leaf) for leaf in leaves[:_SHOWN]]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lca.errors import LCAError
-from lca.frameworks._trees import tree_leaves
+from lca.frameworks._trees import leaves_in
 from lca.objective import Batch
 
 
@@ -58,5 +58,5 @@ class BatchContents:
     def _marks(self, batch: Batch) -> list[int | bytes]:
         return [
             leaf.tobytes() if isinstance(leaf, np.ndarray) else self._version(leaf)
-            for _, leaf in tree_leaves(batch)
+            for leaf in leaves_in(batch)
         ]

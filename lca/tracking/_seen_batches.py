@@ -6,7 +6,7 @@ from weakref import ReferenceType, ref
 
 import numpy as np
 
-from lca.frameworks._trees import tree_leaves
+from lca.frameworks._trees import leaves_in
 from lca.objective import Batch
 
 OFTEN = 4
@@ -45,8 +45,9 @@ class SeenBatches:
         self._updates += 1
         again = bool(self._last) and not batches
         if batches:
-            again = any(self._is_of_last(batch) for batch in batches)
-            self._last = [self._marks(batch) for batch in batches]
+            marks = [self._marks(batch) for batch in batches]
+            again = any(_are_same(now, known) for now in marks for known in self._last)
+            self._last = marks
         self._repeated += again
 
     @property
@@ -58,22 +59,24 @@ class SeenBatches:
     def _marks(self, batch: Batch) -> "list[_Mark]":
         return [(ref(leaf), self._version(leaf)) for leaf in _objects(batch)]
 
-    def _is_of_last(self, batch: Batch) -> bool:
-        leaves = _objects(batch)
-        return bool(leaves) and any(
-            len(marks) == len(leaves)
-            and all(
-                known() is leaf and version == self._version(leaf)
-                for leaf, (known, version) in zip(leaves, marks, strict=True)
-            )
-            for marks in self._last
-        )
-
 
 _Mark = tuple[ReferenceType[Any], int]
 
 
+def _are_same(now: "list[_Mark]", known: "list[_Mark]") -> bool:
+    """Whether the tensors are the same, as they were. All weak references to an object are one object."""
+    return (
+        bool(now)
+        and len(now) == len(known)
+        and all(
+            own is other and version == before
+            for (own, version), (other, before) in zip(now, known, strict=True)
+        )
+    )
+
+
 def _objects(batch: Batch) -> list[Any]:
     """The tensors of a batch, and what else can be referred to."""
-    leaves = (leaf for _, leaf in tree_leaves(batch))
-    return [leaf for leaf in leaves if type(leaf).__weakrefoffset__ and not isinstance(leaf, np.ndarray)]
+    return [
+        leaf for leaf in leaves_in(batch) if type(leaf).__weakrefoffset__ and not isinstance(leaf, np.ndarray)
+    ]

@@ -576,7 +576,7 @@ def test_the_largest_norm_may_change_in_the_run(tmp_path):
 
 def test_noise_on_embeddings_is_named(tmp_path):
     callback = TrainerCallback(measure, LaggedCrossFit(), on_error="raise")
-    with pytest.warns(lca.errors.LCAWarning, match=r"transformer\.wte \(NEFTune\)"):
+    with pytest.warns(lca.errors.LCAWarning, match=r"dropout or noise \(transformer\.wte\)"):
         train(gpt2(n_positions=9), tmp_path, callback, neftune_noise_alpha=5.0, max_steps=2)
 
 
