@@ -62,7 +62,7 @@ from lca_torch._policies import (
     random_state_kept,
 )
 from lca_torch._reading import Reading, in_training, read
-from lca_torch._replica import Replica, switches_by_itself
+from lca_torch._replica import Held, Replica, switches_by_itself
 from lca_torch._versions import Versions
 
 _serial = count(1)
@@ -243,13 +243,30 @@ class TorchLoss(ModelLoss):
         self, trial: Replica, batch: PyTree, names: Collection[str], *, gradients: bool, seed: int = 0
     ) -> tuple[float, set[str]]:
         """A forward pass of a private copy with these modules in training mode, as `in_training`."""
-        theta, cast = self._theta(), self._cast(self.dtype)
-        taken = tree_map(self._ready(cast, copy=True), batch)
         private = {name: trial.slots.now(name).clone() for name in trial.slots.others}
-        with random_state_kept(self.device, seed), self._modes(gradients=gradients), interpreted():
+        with (
+            random_state_kept(self.device, seed),
+            self._apart(trial, batch, state=private, gradients=gradients) as (held, taken),
+        ):
+            return in_training(held, taken, names)
+
+    @contextmanager
+    def _apart(
+        self,
+        replica: Replica,
+        batch: PyTree,
+        *,
+        factor: float = 1.0,
+        state: State | None = None,
+        gradients: bool = True,
+    ) -> Iterator[tuple[Held, PyTree]]:
+        """A replica at a multiple of θ, and a copy of a batch, both in memory that a loss may write into."""
+        theta, cast = self._theta().mul_(factor), self._cast(self.dtype)
+        taken = tree_map(self._ready(cast, copy=True), batch)
+        with self._modes(gradients=gradients), interpreted():
             leaves = self._leaves(theta, self.trainable() if gradients else ())
-            with trial.holding(leaves.tensors, private, cast) as held:
-                return in_training(held, taken, names)
+            with replica.holding(leaves.tensors, state or {}, cast) as held:
+                yield held, taken
 
     def what_changed(self) -> str:
         """The last change of the Python side of the model or the loss, in words."""
@@ -466,12 +483,8 @@ class TorchLoss(ModelLoss):
 
     def _learn(self, replica: Replica, batch: PyTree) -> None:
         """Find out what the loss of a batch reads, and which of the user's hooks it needs."""
-        theta, cast = self._theta(), self._cast(self.dtype)  # new memory, which the loss may write into
-        ready = self._ready(cast, copy=True)
-        with self._random.kept(0), self._modes(gradients=True), interpreted(), _errors(batch):
-            leaves = self._leaves(theta, self.trainable())
-            with replica.holding(leaves.tensors, {}, cast) as held:
-                self._reading = read(held, tree_map(ready, batch), self._own, self._prefix, self._reading)
+        with self._random.kept(0), _errors(batch), self._apart(replica, batch) as (held, taken):
+            self._reading = read(held, taken, self._own, self._prefix, self._reading)
         if self._reading.eps > max(_eps(self.dtype), self.precision_eps or 0.0):
             self.precision_eps = self._reading.eps  # a part of the model runs under autocast of its own
         if replica.hooks:
@@ -522,15 +535,11 @@ class TorchLoss(ModelLoss):
     def _one_loss(
         self, replica: Replica, factor: float, before: Callable[[], object] = lambda: None
     ) -> float | Exception:
-        theta, cast = self._theta().mul_(factor), self._cast(self.dtype)
-        batch = tree_map(self._ready(cast, copy=True), self._batch)
         try:
-            with self._random.kept(0), self._modes(gradients=True):
-                leaves = self._leaves(theta, self.trainable())
-                with replica.holding(leaves.tensors, {}, cast) as held, interpreted():
-                    held.begin()
-                    before()
-                    return float(replica.losses(batch).detach())
+            with self._random.kept(0), self._apart(replica, self._batch, factor=factor) as (held, batch):
+                held.begin()
+                before()
+                return float(replica.losses(batch).detach())
         except Exception as error:  # whatever the user's code raises
             return error
 
