@@ -1,7 +1,7 @@
 """`Loop`: the step fields of an eager training loop in Keras, whose gradients are passed on as lists."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import keras
@@ -248,6 +248,21 @@ class Loop(LoopContext):
                     "tracker.add(None, gradients), or let the optimizer clip (global_clipnorm=...)."
                 )
         self._sizes = [*self._sizes[-_REMEMBERED:], sizes]
+
+    def _reached_sets(self) -> tuple[Hashable, Sequence[Set[int]]]:
+        if self._applied is None:
+            return None, ()
+        applied, variables = self._applied
+        own, each = [id(variable) for variable in variables], [mark for _, mark in self._marks] or [applied]
+        if any(len(part) != len(own) for part in each):
+            return None, ()
+        frozen = self._owned.difference(own)
+        return id(self._optimizer), [
+            frozen.union(
+                which for which, gradient in zip(own, gradients, strict=True) if gradient is not None
+            )
+            for gradients in each
+        ]
 
     def _gradient_sums(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
         vectors = [self._flat(gradients) for _, gradients in self._marks]

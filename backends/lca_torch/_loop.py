@@ -1,6 +1,6 @@
 """`Loop`: the step fields of a training loop in torch, whose gradients accumulate in ``.grad``."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence, Set
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
@@ -41,6 +41,13 @@ class _Turn(NamedTuple):
     frozen: frozenset[int]
 
 
+class _Passes(NamedTuple):
+    """The backward passes of a micro-batch."""
+
+    number: int
+    reached: Set[int]  # positions of parameters
+
+
 class Loop(LoopContext):
     """The gradient of a micro-batch is what its backward passes add to ``.grad``, which is never written.
 
@@ -76,7 +83,7 @@ class Loop(LoopContext):
         self._start: Places | None = None  # and when the update began
         self._marked = False
         self._number = 0  # backward passes of the update
-        self._of_each: list[int] = []  # those of each micro-batch
+        self._of_each: list[_Passes] = []  # those of each micro-batch
         self._outside = False  # whether one belongs to no micro-batch
         self._reached: set[int] = set()  # parameters that a backward pass of the update has reached
         self._last: _Turn | None = None  # the update before, if it was followed, as this one may be
@@ -201,14 +208,16 @@ class Loop(LoopContext):
             self._outside = True
             return
         assert self._total is not None
+        reached: Set[int] = self._passes.reached
         self._grads.pass_ended(self._passes.reached)
         if self._marks and (self._marked or not weight):
             # Several passes for one micro-batch; or one of weight 0, with the micro-batch before.
-            passes = self._of_each.pop() + (weight > 0)
+            before = self._of_each.pop()
+            passes, reached = before.number + (weight > 0), before.reached | reached
             weight, _ = self._marks.pop()
         if weight:
             self._marks.append((weight, self._total))
-            self._of_each.append(passes)
+            self._of_each.append(_Passes(passes, reached))
 
     def _look_at_theta(self) -> None:
         """Notice that the parameters change during an update, also by what torch does not count (`.data`).
@@ -370,6 +379,14 @@ class Loop(LoopContext):
                 f"update only, {ELSE}"
             )
 
+    def _reached_sets(self) -> tuple[Hashable, Sequence[Set[int]]]:
+        if not self._reached:
+            return None, ()
+        sets: list[Set[int]] = [] if self._ranks is None else [*self._ranks.reached]
+        sets = sets or [own.reached for own in self._of_each] or [self._reached]
+        frozen = self._turn(self._optimizer).frozen
+        return id(self._optimizer), [own | frozen for own in sets]
+
     def _gradient_of(self, batch: PyTree) -> Tensor:
         return self._grads.without(super()._gradient_of(batch), self._grads.unknown)
 
@@ -391,7 +408,7 @@ class Loop(LoopContext):
 
     def _sums(self) -> list[Tensor]:
         """The sum of the gradients at the end of each micro-batch."""
-        sums, numbers = [mark for _, mark in self._marks], sorted(set(self._of_each))
+        sums, numbers = [mark for _, mark in self._marks], sorted({own.number for own in self._of_each})
         if self._outside or self._total is None or sums[-1] is not self._total:
             which = "belongs to no micro-batch"
         elif len(numbers) > 1:

@@ -22,11 +22,18 @@ class Ranks:
         The parameters in the order of θ.
     measuring
         The ranks.
+
+    Attributes
+    ----------
+    reached
+        Of each rank, the positions of the parameters that the gradients exchanged last have reached; empty
+        before the exchange.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], measuring: MeasuringRanks) -> None:
         self._parameters, self._measuring = parameters, measuring
         self._own: list[Tensor | None] = [None] * len(parameters)
+        self.reached: Sequence[frozenset[int]] = ()
         self._hooks = [
             parameter.register_hook(partial(self._add, i))  # type: ignore[no-untyped-call]
             for i, parameter in enumerate(parameters)
@@ -48,19 +55,23 @@ class Ranks:
         LCAError
             If a rank does not call it, or has told of an error.
         """
-        self._measuring.gather("the gradients of the ranks", None)
+        mine = [which for which, own in enumerate(self._own) if own is not None]
+        told = self._measuring.gather("the gradients of the ranks", mine)
+        self.reached = list(map(frozenset, told))
         with torch.inference_mode(False), torch.no_grad():
             pairs = zip(self._own, self._parameters, strict=True)
-            mine = torch.cat([(p.new_zeros(p.shape) if own is None else own).reshape(-1) for own, p in pairs])
-            total, marks = torch.zeros_like(mine), []
-            for gradient in self._measuring.of_all(mine):
+            vector = torch.cat(
+                [(p.new_zeros(p.shape) if own is None else own).reshape(-1) for own, p in pairs]
+            )
+            total, marks = torch.zeros_like(vector), []
+            for gradient in self._measuring.of_all(vector):
                 total = torch.add(total, gradient, alpha=1 / self._measuring.count)
                 marks.append(total)
         return marks
 
     def clear(self) -> None:
         """The update has been made; the next gradient begins."""
-        self._own = [None] * len(self._parameters)
+        self._own, self.reached = [None] * len(self._parameters), ()
 
     def remove(self) -> None:
         """Remove the hooks."""

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from lca.errors import LCAError
 from lca.objective import Objective as AnyObjective
@@ -249,6 +250,14 @@ class Tracker(ModelTracker[Loop]):
             for name, module in self._model.named_modules()
             if next(module.parameters(recurse=False), None) is not None
         }
+
+    def _keeps_order(self, loader: object) -> bool:
+        if not isinstance(loader, DataLoader):
+            return False
+        batches = loader.batch_sampler
+        if type(batches) is BatchSampler:
+            return isinstance(batches.sampler, SequentialSampler)
+        return batches is None and isinstance(loader.sampler, SequentialSampler)
 
     def _dropout(self) -> Iterator[str]:
         for name, module in self._model.named_modules():

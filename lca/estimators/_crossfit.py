@@ -36,8 +36,9 @@ class CrossFit:
         M ≥ 2, the number of micro-batches in an update: by gradient accumulation, a split of the batch, or
         the ranks of data-parallel training, best of equal size: with Adam, an update without most of the
         examples is too far from the one that was made. Two cost least; with four, the errors that are
-        products of two gradients, which matter most with SGD, have two thirds of the variance. The examples
-        of a batch must be in random order.
+        products of two gradients, which matter most with SGD, have two thirds of the variance. Each must be a
+        random sample of all data, with the whole loss: the examples of a batch in random order, and no domain
+        or task for each.
     rule
         ``TRAPEZOID`` or ``LEFT``.
     independent
@@ -86,9 +87,13 @@ class CrossFit:
     ``G·J e``, where e is uncorrelated with ε̄ and has the variance ``(R + Q - R²) S``; the mean square of
     ``ḡ_{t+1}·J h_t`` gives it, and one T more.
 
-    *The order in a batch.* Micro-batches are pieces of a batch as it is. If it is sorted by class, or its
+    *The order of examples.* Micro-batches are pieces of a batch as it is. If it is sorted by class, or its
     halves are two views of the same examples, they are no independent samples, and the values are wrong, even
-    in sign. Trackers compare the labels of micro-batches now and then, where there are any, and warn.
+    in sign. If each is of a domain or task of its own, they sample other losses: with two, what belongs to
+    one of them (an adapter, a head) gets half of its values. The next batch must be a random sample, too
+    (`NextBatch`). Trackers compare the labels of micro-batches now and then, where there are any, and the
+    parameters of which micro-batches and updates have gradients, and warn. Domains that share all parameters
+    show in nothing but labels.
 
     Raises
     ------

@@ -61,7 +61,7 @@ class LaggedCrossFit:
     false, with a ``reason``, while more than a quarter of the sum so far is in doubt: the part that comes
     from extrapolating ``g_{t-1}`` to ``g̃_t``, and the part in which g_t and ``g_{t-1}`` have opposite signs.
     That finds the worst cases only, so compare the sum with the measured loss change, as every tracker does.
-    There are no error bars.
+    There are no error bars. Batches must be in random order (`NextBatch`).
 
     Raises
     ------

@@ -98,6 +98,9 @@ class NextBatch:
     Unbiased up to the rule's degree if batches are drawn independently of each other. With shuffled epochs
     the next batch holds the examples that have not been seen for longest, which the last updates helped
     least: sums come out some percent too small in absolute value, more so the more the network memorises.
+    If batches are not in random order at all, even signs are wrong: domains or tasks that take turns, a time
+    series in its order, a loader that does not shuffle. Trackers warn of updates that have gradients of
+    different parameters in turn.
     The right end allocates the loss of training (dropout, batch statistics, penalty), the other nodes that
     of the objective.
 

@@ -43,6 +43,15 @@ SAME_BATCH = (
     "one update from each batch, or use SampledPathIntegral"
 )
 
+IN_ORDER = (
+    "batches are not in random order (domains or tasks in turn, a loader that does not shuffle), and each "
+    "update is judged by the next batch as by a random one: shuffle all data together, or use "
+    "SampledPathIntegral"
+)
+OTHER_PIECES = (
+    "micro-batches are not samples of one loss (a domain or task in each): mix all data in each, or use "
+    "LaggedCrossFit or SampledPathIntegral"
+)
 OTHER_OPTIMIZERS = (
     "optimizers take turns and lower losses of their own (GAN, actor and critic): make a tracker for each "
     "model with its optimizer"
@@ -109,12 +118,15 @@ micro-batches, multiply the loss of each by its weight, or divide it by their nu
     whole, factor = _of_a_factor(estimator, total, change) if weighs else (0, [])
     splits = isinstance(estimator, CrossFit) and not estimator.own_pass and estimator.micro_batches == whole
     first = factor if splits else []
+    fields = required_fields_of(estimator) if estimator is not None and training else ()
+    order = [OTHER_PIECES] if "micro_batches" in fields else []
+    order += [IN_ORDER] if any(field.startswith("next_") for field in fields) else []
     common = [OTHER_DATA, OTHER_LOSS, OTHER_GRADIENT, OTHER_GRADIENTS] if training else []
     if isinstance(estimator, CrossFit | LaggedCrossFit):
         epochs = _of_epochs(estimator, abs(total - change), abs(change), updates)
     else:
         epochs = []
-    found = [*seen, *first, *epochs, *_of_batches(estimator, supplied), *common, *factor, *state]
+    found = [*seen, *first, *epochs, *_of_batches(estimator, supplied), *order, *common, *factor, *state]
     return list(dict.fromkeys(found))
 
 

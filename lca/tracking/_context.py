@@ -1,7 +1,7 @@
 """`LoopContext`: the step fields that a training loop supplies for the coming update."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from lca.tracking._accumulation import Accumulation
 from lca.tracking._clipping import NO_MULTIPLE, Clipping, clipped_without, multiple_of, only_clipped
 from lca.tracking._contents import BatchContents
 from lca.tracking._label_spread import LabelSpread
+from lca.tracking._reached import ReachedSets
 from lca.tracking._scores import check_classes, check_logits
 from lca.tracking._seen_batches import SeenBatches
 from lca.tracking._splitting import IGNORED, cuts_of, fractions_of, of_one_size
@@ -83,6 +84,8 @@ class LoopContext(ABC):
         How often updates are made from the batch of the update before.
     spread
         Whether the examples of an update are spread over its micro-batches by chance.
+    reached
+        Whether micro-batches or updates are of domains or tasks that take turns.
     of_all
         The numbers of every process that shares the measuring, from those of this one.
     """
@@ -97,6 +100,7 @@ class LoopContext(ABC):
         self.weight_of: Callable[[Batch], float] | None = None
         self.seen = SeenBatches(self._version_of)
         self.spread = LabelSpread(self._to_numpy)
+        self.reached = ReachedSets()
         self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
         # Of the update under way:
         self._batches: list[Batch] = []
@@ -207,6 +211,9 @@ class LoopContext(ABC):
             )
         if not self.apart and (self._batches or ("gradient" in found and not self._begun)):
             self.seen.add(self._batches)
+        optimizer, sets = self._reached_sets()
+        if sets:
+            self.reached.add(optimizer, sets)
         return found
 
     def examples(self) -> tuple[int, int]:
@@ -423,6 +430,14 @@ class LoopContext(ABC):
     def _left_out(self, factors: Sequence[float], weights: Sequence[float]) -> LeftOut | None:
         """The micro-batches, their gradients times these factors, if their updates are computed later."""
         return None
+
+    def _reached_sets(self) -> tuple[Hashable, Sequence[Set[int]]]:
+        """The optimizer of the update, and of each micro-batch which parameters its gradient reaches.
+
+        Those that are frozen count as reached: they are left out by the loop, and not by the loss. Without
+        micro-batches there is one set, of the whole update; none if that is not known.
+        """
+        return None, ()
 
     def _gradient_sum(self) -> Vector | None:
         """The sum (K,) of the gradients that the loop has taken for this update; ``None`` if unknown."""

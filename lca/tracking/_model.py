@@ -13,7 +13,14 @@ from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.frameworks import ModelObjective
 from lca.layout import check_same_layout
 from lca.objective import Batch, Objective, Sum, evaluate, leaves
-from lca.tracking._causes import OTHER_GRADIENTS, OTHER_OPTIMIZERS, SAME_BATCH, other_size
+from lca.tracking._causes import (
+    IN_ORDER,
+    OTHER_GRADIENTS,
+    OTHER_OPTIMIZERS,
+    OTHER_PIECES,
+    SAME_BATCH,
+    other_size,
+)
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca.tracking._follower import LiveTheta
 from lca.tracking._options import Options, names_options
@@ -116,6 +123,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         --------
         >>> # for x, y in tracker.batches(loader): ...
         """
+        self._look_at_loader(loader)
         if isinstance(loader, Sized):  # no stream, nor a part of one
             self._session.epoch.begin(self.steps)
         yield from self._context.batches(loader, weight)
@@ -211,6 +219,13 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         if own.take_turns and not self._judges_by_next:  # what judges by the next update skips such steps
             self._session.note_cause(OTHER_OPTIMIZERS)
             self._warn_once(_OTHER_OPTIMIZERS, ["the optimizers"])
+        if own.reached.differ_in_update and "micro_batches" in self._session.required_fields:
+            # No refusal: a router may leave out an expert by chance, which nothing but repetition excludes.
+            self._session.note_cause(OTHER_PIECES)
+            self._warn_once(_DOMAINS, ["the micro-batches"])
+        if own.reached.take_turns and self._judges_by_next:
+            self._session.note_cause(IN_ORDER)
+            self._warn_once(_IN_TURN, ["updates"])
         if own.altered:
             self._session.note_cause(OTHER_GRADIENTS)
             self._warn_once(_ALTERED, ["the loop"])
@@ -252,6 +267,15 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             self._warn_once(_SAME_BATCH, [repeated])
         if own is not None and size and self._largest not in (0, size) and not own.is_mean:
             self._session.note_cause(other_size(size, self._largest))
+
+    def _look_at_loader(self, loader: object) -> None:
+        """Note, for the self-check, a loader of training that yields its batches in a fixed order."""
+        if self._judges_by_next and self._keeps_order(loader):
+            self._session.note_cause(IN_ORDER)
+
+    def _keeps_order(self, loader: object) -> bool:
+        """Whether a loader of the framework is known to yield examples in the order of its data."""
+        return False
 
     @property
     def _judges_by_next(self) -> bool:
@@ -445,6 +469,19 @@ _SAME_BATCH = (
 _PIECES = (
     "{estimator} takes the micro-batches of an update for independent samples of the data; otherwise its "
     "values are wrong, even in sign. Here {names}."
+)
+_DOMAINS = (
+    "{names} of an update have gradients for different parameters, which repeat from update to update, as "
+    "where each is of a domain or task of its own. {estimator} judges what one does in the update by the "
+    "gradients of the others, which must sample the same loss: if they do not, layers and sums are tens of "
+    "per cent off. Let every micro-batch be a random sample of all data, with the whole loss (all domains in "
+    "each), or use lca.estimators.LaggedCrossFit. If a router leaves out experts by chance, ignore this."
+)
+_IN_TURN = (
+    "{names} have gradients for different parameters in turn, as where domains or tasks take turns. "
+    "{estimator} judges each update by the batch of the next one, which must be a random sample of all data: "
+    "if it is not, even signs may be wrong. Put all domains into every batch, or draw the domain of each at "
+    "random."
 )
 _ALTERED = (
     "{names} changes gradients between their backward passes and the update, and not by one factor. "

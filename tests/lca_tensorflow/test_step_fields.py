@@ -1,5 +1,7 @@
 """Step fields, where Keras is special; what all frameworks share is in `tests.laws`."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -244,6 +246,49 @@ def test_updates_of_blocks_in_turns_are_refused_with_the_reason():
     reason = "a gradient of every tensor that the update before has moved; .* two optimizers .*SampledPathI"
     with pytest.raises(LCAError, match=reason):
         updated(NextBatch(lca.RIGHT), slice(0, 2), slice(2, 4))
+
+
+DRAWN = np.random.default_rng(0).integers(2, size=20).tolist()
+HEADS = [[0, 1, 2], [0, 1, 3]]
+"""The tensors that each of two domains has gradients of."""
+
+
+def of_domain(gradients, domain):
+    """The gradients of a loss that depends on the tensors of one domain."""
+    return [g if which in HEADS[domain] else None for which, g in enumerate(gradients)]
+
+
+def train_domains(estimator, domains_of, updates=20):
+    """Each micro-batch of update ``i`` is of one of these domains."""
+    run = started(estimator)
+    with run.tracker as tracker:
+        for i in range(updates):
+            total = None
+            pieces = tracker.micro_batches(run.data(BATCHES[i % 4]), len(domains_of(i)))
+            for domain, (piece, weight) in zip(domains_of(i), pieces, strict=True):
+                total = tracker.add(total, of_domain(run.gradient(piece, weight), domain))
+            run.optimizer.apply(total, run.model.trainable_weights)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist", "ignore:the allocations of the loss")
+@pytest.mark.filterwarnings("ignore:.* updates were made from the batch of the update before")
+@pytest.mark.parametrize(
+    ("estimator", "domains_of", "said"),
+    [
+        (CrossFit(), lambda i: [0, 1], "the micro-batches of an update have gradients for different"),
+        (NextBatch(lca.RIGHT), lambda i: [i % 2], "updates have gradients for different parameters in turn"),
+        (NextBatch(lca.RIGHT), lambda i: [0, 1], ""),
+        (SameBatch(), lambda i: [i % 2], ""),
+        (NextBatch(lca.RIGHT), lambda i: [DRAWN[i]], ""),
+    ],
+    ids=["in each update", "in turn", "in each, whole gradient", "in turn, same batch", "in no order"],
+)
+def test_domains_with_tensors_of_their_own_are_warned_of(estimator, domains_of, said):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", ".*have gradients for different")
+        train_domains(estimator, domains_of)
+    texts = [str(one.message) for one in caught]
+    assert [text.startswith(said) for text in texts] == [True] * bool(said)
 
 
 def test_two_updates_from_one_batch_are_refused_with_the_reason():

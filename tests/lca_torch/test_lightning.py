@@ -80,7 +80,7 @@ def module(flavour="lightning", *, norm=False, manual=False, optimizers=1):
     return Module()
 
 
-def fit(model, *callbacks, flavour="lightning", epochs=2, checkpoint=None, **options):
+def fit(model, *callbacks, flavour="lightning", epochs=2, checkpoint=None, shuffle=True, **options):
     """Five batches an epoch; continues from the checkpoint, if there is one, and writes it."""
     trainer = FLAVOURS[flavour].Trainer(
         max_epochs=epochs,
@@ -92,7 +92,7 @@ def fit(model, *callbacks, flavour="lightning", epochs=2, checkpoint=None, **opt
         **{"logger": False, **options},
     )
     torch.manual_seed(3)
-    batches = DataLoader(DATA, batch_size=12, shuffle=True), DataLoader(DATA, batch_size=60)
+    batches = DataLoader(DATA, batch_size=12, shuffle=shuffle), DataLoader(DATA, batch_size=60)
     trainer.fit(model, *batches, ckpt_path=checkpoint if checkpoint and checkpoint.exists() else None)
     if checkpoint:
         trainer.save_checkpoint(checkpoint)
@@ -385,6 +385,15 @@ def test_the_next_batch_is_the_one_of_the_next_step(tmp_path):
     assert all(len(x) == len(y) == 12 for x, y in shuffled)
     seen = torch.cat([x for x, _ in shuffled[4:]])  # the second epoch: every example once
     assert torch.equal(seen.sort(0).values, DATA.tensors[0].sort(0).values)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_self_check_names_a_loader_that_does_not_shuffle_first(shuffle):
+    callback = LightningCallback(measure, NextBatch(lca.RIGHT), on_error="raise")
+    with pytest.warns(LCAWarning, match=r"They are not corrected\.") as caught:
+        fit(module(), callback, epochs=8, shuffle=shuffle)
+    [said] = [str(one.message) for one in caught if "Possible causes" in str(one.message)][:1]
+    assert ("Possible causes: batches are not in random order" in said) != shuffle
 
 
 def test_the_loggers_of_the_trainer_get_the_numbers():

@@ -56,6 +56,12 @@ def test_accumulated_gradients_of_a_rank_are_none_of_micro_batches(ranks):
         assert "Call tracker.ranks()" in said
 
 
+def test_ranks_with_a_domain_each_are_warned_of_and_those_that_draw_domains_are_not(ranks):
+    for rank in range(2):
+        assert "have gradients for different parameters" in (ranks / f"domains.True.{rank}.txt").read_text()
+        assert (ranks / f"domains.False.{rank}.txt").read_text() == ""
+
+
 def test_without_a_process_group_it_says_what_to_do():
     model, optimizer, objective = made("adam")
     with (

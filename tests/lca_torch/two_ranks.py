@@ -4,6 +4,7 @@ torchrun --nproc-per-node 2 -m tests.lca_torch.two_ranks FOLDER
 """
 
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -101,12 +102,50 @@ def ranked(rank, name):
     return np.array(tracker.views["train"].rows)
 
 
+class TwoDomains(torch.nn.Module):
+    """A layer for all, and a last one for each domain."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = torch.nn.Linear(X.shape[1], 4)
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(4, int(Y.max()) + 1) for _ in range(2))
+        self.double()
+
+    def forward(self, x, domain):
+        return self.heads[domain](self.trunk(x).tanh())
+
+
+def warned_of_domains(rank, *, apart):
+    """What is warned of if each rank has a domain of its own, or both take both in turn by chance."""
+    model = TwoDomains()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    objective = Objective(
+        model, None, (X.double(), Y), batch_loss=lambda m, b: cross_entropy(m(b[0], 0), b[1])
+    )
+    parallel = DistributedDataParallel(model, find_unused_parameters=True)
+    chance = torch.Generator().manual_seed(rank)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with Tracker(model, optimizer, objective, CrossFit(2), check_every=None, on_error="raise") as tracker:
+            tracker.ranks()
+            for step in range(16):
+                x, y = (part[HALF * rank : HALF * (rank + 1)] for part in batch(step))
+                domain = rank if apart else int(torch.randint(2, (1,), generator=chance))
+                optimizer.zero_grad()
+                cross_entropy(parallel(x, domain), y).backward()
+                optimizer.step()
+    return "\n".join(str(one.message) for one in caught)
+
+
 def main(folder):
     begin()
     rank = world()[1]
     for name in OPTIMIZERS:
         np.save(Path(folder) / f"{name}.{rank}.npy", ranked(rank, name))
     (Path(folder) / f"refused.{rank}.txt").write_text(refused(rank))
+    for apart in (False, True):
+        (Path(folder) / f"domains.{apart}.{rank}.txt").write_text(warned_of_domains(rank, apart=apart))
     end()
 
 

@@ -21,17 +21,34 @@ from lca.tracking._causes import likely_causes
 
 PROBE = SampledPathIntegral(size=8)
 ADVICE = {
-    "cross-fit": (CrossFit(), ["pass epoch=, the updates"], ["epoch=20"]),
+    "cross-fit": (
+        CrossFit(),
+        ["pass epoch=, the updates", "samples of one loss", "are not in random order"],
+        ["epoch=20"],
+    ),
     "with an epoch": (
         CrossFit(epoch=20),
         ["another number of updates than epoch=20; shuffled epochs have more bias"],
         ["pass epoch=", "as a rule"],
     ),
     "independent": (CrossFit(independent=True), ["omit independent=True"], ["shuffled"]),
-    "one end": (CrossFit(rule=lca.LEFT), ["use lca.TRAPEZOID"], ["too large"]),
-    "lagged": (LaggedCrossFit(), ["as with SGD: use CrossFit", "pass epoch=", "too large"], ["epoch=None"]),
-    "same batch": (SameBatch(), ["use CrossFit or LaggedCrossFit", "other data are measured"], ["epoch"]),
-    "next batch": (NextBatch(), ["NextBatch(lca.SIMPSON)"], ["refine="]),
+    "own pass": (CrossFit(own_pass=True), ["are not in random order"], ["samples of one loss"]),
+    "one end": (
+        CrossFit(rule=lca.LEFT),
+        ["use lca.TRAPEZOID", "micro-batches are not samples of one loss"],
+        ["too large", "are not in random order"],
+    ),
+    "lagged": (
+        LaggedCrossFit(),
+        ["as with SGD: use CrossFit", "pass epoch=", "too large", "in random order"],
+        ["epoch=None", "samples of one"],
+    ),
+    "same batch": (
+        SameBatch(),
+        ["use CrossFit or LaggedCrossFit", "other data are measured"],
+        ["epoch", "random order"],
+    ),
+    "next batch": (NextBatch(), ["NextBatch(lca.SIMPSON)", "in random order"], ["refine="]),
     "next batch, Simpson": (NextBatch(lca.SIMPSON), ["lca.Adaptive"], ["NextBatch(lca.SIMPSON)"]),
     "samples": (
         PROBE,
