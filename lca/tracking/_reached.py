@@ -6,7 +6,7 @@ from math import lgamma, log
 
 LONGEST = 32
 """The longest period that is looked for, in updates."""
-RARE = 2e-3
+RARE = 2.5e-3
 """Significance level: a period that is less likely than that by chance is not taken for chance."""
 
 _Update = tuple[int, ...]
@@ -21,7 +21,7 @@ class ReachedSets:
     router leaves out an expert, layers are dropped, or a domain is drawn at random for each batch, which is
     then a random sample of all of them. So a period counts only if it is unlikely that so many updates are
     like those a period before, each micro-batch drawing one of the sets as often as the last updates had it.
-    Two domains in turn are seen after 15 updates, two in the two micro-batches of each after 10.
+    Two domains in turn are seen after 14 updates, two in the two micro-batches of each after 10.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class ReachedSets:
     Examples
     --------
     >>> domains, sets = [{0, 1}, {0, 2}], ReachedSets()
-    >>> for update in range(15):
+    >>> for update in range(14):
     ...     sets.add("SGD", [domains[update % 2]])
     >>> sets.take_turns, sets.differ_in_update
     (True, False)

@@ -125,7 +125,7 @@ def test_the_self_check_names_domains_in_micro_batches_first():
 @pytest.mark.parametrize("estimator", BY_NEXT.values(), ids=BY_NEXT)
 @pytest.mark.parametrize("domains", [2, 3])
 def test_domains_in_turn_are_warned_of_where_the_next_batch_is_the_judge(estimator, domains):
-    found = texts(lambda: update_in_turn(estimator, lambda i: i % domains))
+    found = texts(lambda: update_in_turn(estimator, lambda i: i % domains, updates=15))
     assert [IN_TURN in text for text in found] == [True]
 
 
