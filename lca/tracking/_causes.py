@@ -18,6 +18,8 @@ from lca.tracking._epochs import is_near
 
 NEAR = 0.1
 """How far a ratio may be from a whole number, as a part of it, and still be taken for it."""
+FAR_TOO_LARGE = 1.15
+"""A sum so many times the loss change is not due to shuffled epochs, which make sums too small."""
 USUAL = {CrossFit: 9, LaggedCrossFit: 12}
 """By how many percent of the loss change sums were off in shuffled epochs, with ``epoch=``, at most."""
 ADAPTIVE = "lca.Adaptive, with span= or every= for less cost"
@@ -125,8 +127,12 @@ micro-batches, multiply the loss of each by its weight, or divide it by their nu
     if isinstance(estimator, CrossFit | LaggedCrossFit):
         epochs = _of_epochs(estimator, abs(total - change), abs(change), updates)
     else:
-        epochs = []
-    found = [*seen, *first, *epochs, *_of_batches(estimator, supplied), *order, *common, *factor, *state]
+        epochs = _of_next_batch(supplied) if isinstance(estimator, NextBatch) else []
+    batches = _of_batches(estimator, supplied)
+    if training and change and total / change > FAR_TOO_LARGE:
+        found = [*seen, *first, OTHER_LOSS, *factor, *batches, *order, *common, *epochs, *state]
+    else:
+        found = [*seen, *first, *epochs, *batches, *order, *common, *factor, *state]
     return list(dict.fromkeys(found))
 
 
@@ -180,18 +186,28 @@ def _of_samples(probe: SampledPathIntegral) -> list[str]:
     return [_large_steps(probe.rule, cure), noise, OTHER_GRADIENT]
 
 
+def _crossed(supplied: Collection[str] | None) -> list[str]:
+    """The names of those estimators which correct for epochs that the loop can supply."""
+    return [kind.__name__ for kind in (CrossFit, LaggedCrossFit) if _is_supplied(kind(), supplied)]
+
+
+def _of_next_batch(supplied: Collection[str] | None) -> list[str]:
+    """The order of shuffled epochs, for an estimator that cannot correct for it."""
+    crossed = _crossed(supplied)
+    cure = f"{crossed[0]}(epoch=...), the updates in an epoch" if crossed else "SampledPathIntegral"
+    return [f"batches come from shuffled epochs: use {cure}"]
+
+
 def _of_batches(estimator: Estimator | None, supplied: Collection[str] | None) -> list[str]:
     """Of an estimator on the batches of training, or of one that is not known here."""
-    crossed = [kind.__name__ for kind in (CrossFit, LaggedCrossFit) if _is_supplied(kind(), supplied)]
+    crossed = _crossed(supplied)
     match estimator:
         case SameBatch():
             cure = " or ".join(crossed) or "SampledPathIntegral"
             return [f"SameBatch judges a step by the batch that caused it: use {cure}"]
         case NextBatch():
-            cure = f"{crossed[0]}(epoch=...), the updates in an epoch" if crossed else "SampledPathIntegral"
             two_ends = "use lca.TRAPEZOID" if _is_supplied(NextBatch(TRAPEZOID), supplied) else SAMPLED
-            steps = _large_steps(estimator.rule, "use NextBatch(lca.SIMPSON)", two_ends)
-            return [f"batches come from shuffled epochs: use {cure}", steps]
+            return [_large_steps(estimator.rule, "use NextBatch(lca.SIMPSON)", two_ends)]
         case CrossFit():
             return [_large_steps(estimator.rule, SAMPLED)]
         case LaggedCrossFit():
