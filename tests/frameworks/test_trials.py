@@ -142,10 +142,36 @@ def test_a_trial_of_weights_that_tells_nothing_counts_as_failed_and_is_made_agai
     loss = Squares()
     alike = (np.zeros((N, 3)), np.ones(N))
     objective = made(loss, alike)
-    with pytest.raises(LCAError, match="are weighted"):
+    with pytest.raises(LCAError, match="cannot be told .*: the .* examples .* have the same loss, as where"):
         objective.batch(np.arange(4), np.ones(4))
     objective._trials._cuts = made(loss)._trials._cuts  # rows that differ
     objective.batch(np.arange(4), np.ones(4))
+
+
+UNTOLD = {
+    "the measured data are a single example": (X[:1], Y[:1]),
+    "the parameters hold NaN or Inf, so training has probably diverged": (X, Y),
+}
+
+
+@pytest.mark.parametrize("why", UNTOLD)
+@pytest.mark.parametrize("weighs", [True, False])
+def test_where_a_trial_of_weights_tells_nothing_the_loss_is_not_blamed(why, weighs):
+    loss = Squares(weighs=weighs)
+    objective = made(loss, UNTOLD[why])
+    if "NaN" in why:
+        loss._theta = np.full(3, np.nan)
+    with pytest.raises(LCAError, match=f"cannot be told whether .*: {why}; use sampling='uniform'"):
+        objective.batch(np.zeros(1, int), np.ones(1))
+
+
+def test_a_later_trial_of_weights_that_tells_nothing_is_no_trial_that_failed():
+    loss = Squares(extra=of_mean)
+    objective = made(loss)
+    weighted = objective.batch(np.arange(4), np.ones(4))
+    objective._trials._cuts = made(loss, (np.zeros((N, 3)), np.ones(N)))._trials._cuts
+    with pytest.raises(LCAError, match="'amount' from 0 to 0.3, and now .* cannot be told .* the same loss"):
+        moved(objective, loss, 0.3).loss(THETA, weighted)
 
 
 def test_the_mean_is_tried_on_after_weights_were_lost():
