@@ -14,7 +14,7 @@ import numpy as np
 from lca._listing import listed
 from lca._state import same
 from lca.arrays import Vector, array_ops
-from lca.errors import DataError, LCAError
+from lca.errors import DataError, LCAError, NonFiniteError
 from lca.frameworks._data import Rows
 from lca.frameworks._loss import ModelLoss
 from lca.frameworks._loss_checks import untold, unweighted, weight_of
@@ -104,18 +104,18 @@ class Trials:
 
     def no_weights(self) -> LCAError:
         """The error for a weighted sample, where the last trial of weights has failed or told nothing."""
-        return unweighted(self._loss.sample_hint) if self._weighs is False else untold(self._why_untold())
-
-    def _why_untold(self) -> str:
-        """Why a trial of weights has told nothing."""
-        if not self._cuts:
-            return "the measured data are a single example"
+        if self._weighs is False:
+            return unweighted(self._loss.sample_hint)
         if not array_ops(theta := self._loss.theta()).all_finite(theta):
-            return "the parameters hold NaN or Inf, so training has probably diverged"
-        n = len(Rows(self._cuts[0].whole))
-        return (
-            f"the {n} examples on which it was tried have the same loss, as where the outputs of the network "
-            "do not depend on its inputs, or none that is finite"
+            return NonFiniteError(
+                "examples cannot be drawn by their error where the parameters hold NaN or Inf: training has "
+                "probably diverged (lower the learning rate or clip the gradient)."
+            )
+        if not self._cuts:
+            return untold("the measured data are a single example")
+        return untold(
+            f"the {len(Rows(self._cuts[0].whole))} examples on which it was tried have the same loss, as "
+            "where the outputs of the network do not depend on its inputs, or none that is finite"
         )
 
     def follow(self, state: State | None) -> None:
