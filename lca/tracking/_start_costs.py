@@ -1,8 +1,7 @@
 """`start_costs`: what a measured step costs in addition where no other one ended at its start."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from time import perf_counter
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from lca.tracking._own_work import FreeLoss, made_up_step
 
 _STEPS = 64
 """Steps of a run; the second half counts, as sizes that an estimator adapts have then settled."""
-_FEWEST = 8
-_ENOUGH = 1.0  # seconds after which no more than the fewest steps are made
+_MOST = 2**18
+"""The most examples that are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +57,22 @@ def start_costs(estimator: Estimator, layout: Layout, examples: int | None) -> S
     StartCosts
         0 if the estimator refuses such steps.
     """
-    tensors = len(layout.names)
-    loss = _Linear(Layout(layout.names, ((1,),) * tensors), np.zeros(tensors), examples or 1)
+    tensors, n = len(layout.names), min(examples or 1, _MOST)
+    loss = _Linear(Layout(layout.names, ((1,),) * tensors), np.zeros(tensors), n)
     try:
         apart = _run(estimator, loss, apart=True)
         following = _run(estimator, loss, apart=False)
     except Exception:  # of an estimator of any kind, which may know the shapes of the tensors
         return StartCosts()
-    number = min(len(apart), len(following))
-    late = slice(number // 2, number)
-    usual = _each(np.mean, [a.cost for a in apart[late]]) - _each(np.mean, [a.cost for a in following[late]])
-    first, later = slice(1, number), slice(number // 2, number)
-    largest = _each(np.max, [a.start_cost for a in apart[first]])
-    return StartCosts(usual, largest - _each(np.max, [a.start_cost for a in following[later]]))
+    settled = slice(_STEPS // 2, None)
+    usual = _each(np.mean, [a.cost for a in apart[settled]])
+    largest = _each(np.max, [a.start_cost for a in apart[1:]])
+    if examples and largest.examples >= n:  # all there are
+        largest = replace(largest, examples=largest.examples * examples / n)
+    return StartCosts(
+        usual - _each(np.mean, [a.cost for a in following[settled]]),
+        largest - _each(np.max, [a.start_cost for a in following[settled]]),
+    )
 
 
 class _Linear(FreeLoss):
@@ -87,9 +89,8 @@ def _run(estimator: Estimator, loss: FreeLoss, *, apart: bool) -> list[StepAlloc
     """The allocations of a run between two points; ``apart``: each step begins at the same one."""
     allocate_step, found = estimator.start(loss), list[StepAllocation]()
     here, there = loss.zero, loss.zero + 1
-    begin = perf_counter()
-    while len(found) < _STEPS and (len(found) < _FEWEST or perf_counter() - begin < _ENOUGH):
-        index = 2 * len(found) if apart else len(found)
+    for number in range(_STEPS):
+        index = 2 * number if apart else number
         found.append(allocate_step(made_up_step(estimator, here, there, np.ones_like(here), index)))
         if not apart:
             here, there = there, here

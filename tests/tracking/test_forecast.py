@@ -489,9 +489,10 @@ def test_the_least_of_an_adapted_size_is_that_of_its_smallest_samples_where_step
     estimator = AdaptiveSampleSize(
         SampledPathIntegral(size=16, micro_batches=2), relative_error=0.05, groups="layer"
     )
-    found = start_costs(estimator, lca.Layout(("a.w", "b.w"), ((8,), (3,))), N)
-    assert found.usual == Cost(examples=16)
-    assert found.largest == Cost(examples=N)
+    for examples in (N, 10**7):
+        found = start_costs(estimator, lca.Layout(("a.w", "b.w"), ((8,), (3,))), examples)
+        assert found.usual == Cost(examples=16)
+        assert found.largest == Cost(examples=examples)
 
 
 def test_an_anchor_is_no_part_of_what_a_step_costs_more_at_its_start():
