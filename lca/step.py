@@ -67,12 +67,13 @@ class ExampleScores:
         Which examples of the measured data they are, integers (n,).
     values
         One score for each (n,), float64, ≥ 0 and about as large as the gradient of the example;
-        ``1 - p_model(label)`` for a classifier (`lca.objective.Scored`).
+        ``1 - p_model(label)`` for a classifier (`lca.objective.Scored`). Scores that are NaN or infinite, as
+        of a batch that the loop skips, are ignored with a warning: the examples keep those that they had.
 
     Raises
     ------
     LCAError
-        If shapes or dtypes differ from these, or a score is negative, NaN or infinite.
+        If shapes or dtypes differ from these, or a score is negative.
 
     Examples
     --------
@@ -92,10 +93,10 @@ class ExampleScores:
                 f"measured data, integers (n,); got scores {values.shape} with an index {index.dtype} "
                 f"{index.shape}. Pass the errors or losses of the single examples, not their mean."
             )
-        if not (np.isfinite(values).all() and (values >= 0).all()):
+        if (values < 0).any():
             raise LCAError(
-                f"scores must be finite and ≥ 0, got values from {values.min()} to {values.max()}; pass "
-                "errors such as 1 - p(label), or the losses of the single examples."
+                f"scores must be ≥ 0, got {np.nanmin(values)}; pass errors such as 1 - p(label), or the "
+                "losses of the single examples."
             )
         object.__setattr__(self, "index", index)
         object.__setattr__(self, "values", values)

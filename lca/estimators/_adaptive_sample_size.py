@@ -79,8 +79,9 @@ class AdaptiveSampleSize:
     Raises
     ------
     LCAError
-        If not exactly one target is given, ``relative_error`` is given without ``groups`` or with a single
-        micro-batch, or ``examples`` is too small for one example a sample.
+        If not exactly one target is given, ``relative_error`` is given without ``groups``, with a single
+        micro-batch or more of them than there are examples, or ``examples`` is too small for one example a
+        sample.
 
     Examples
     --------
@@ -162,6 +163,13 @@ class AdaptiveSampleSize:
     def start(self, objective: Objective) -> Allocator:
         """Begin a run along one path."""
         n = check_sampled(objective).n_examples
+        m = _inner(self.probe).micro_batches
+        if self.examples is None and n < m:
+            raise LCAError(
+                f"relative_error takes all of the data at some steps, in one part for each of {m} "
+                f"micro-batches, and there are {n} examples; use fewer micro-batches, or an estimator on all "
+                "data (lca.Adaptive)."
+            )
         probe = self.probe if self.examples is None else affordable(self.probe, self.examples, n)
         run = probe.start(objective)
         assert isinstance(run, SampledRun)

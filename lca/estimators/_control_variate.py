@@ -33,7 +33,7 @@ class ControlVariate:
     probe
         Rule, samples and seed.
     every
-        Steps between anchors. At an anchor the full gradient itself is used.
+        Measured steps between anchors. At an anchor the full gradient itself is used.
 
     Notes
     -----
@@ -140,6 +140,10 @@ class AnchoredMean:
     draw: Draw
     every: int
     micro_batches: int
+    _index: int | None = None
+    """Of the step under way."""
+    _steps: int = -1
+    """Measured before it."""
     _anchor: float | None = None
     _objective: Objective = field(init=False)
     _names: frozenset[str] = frozenset()
@@ -148,6 +152,8 @@ class AnchoredMean:
     _gradient: Vector = None
 
     def __call__(self, objective: Objective, point: Point) -> tuple[Evaluation, Cost]:
+        if point.step.index != self._index:
+            self._index, self._steps = point.step.index, self._steps + 1
         if not self._serves(objective, point):
             return self._new_anchor(objective, point), Cost(full_gradients=1)
         ops, samples, gradients = array_ops(point.theta), self.draw(), []
@@ -162,14 +168,14 @@ class AnchoredMean:
         """Whether the anchor is recent, of the same configuration, and has the gradient of all that moves."""
         return (
             self._anchor is not None
-            and point.time - self._anchor < self.every
+            and self._steps + point.s - self._anchor < self.every
             and differentiated_by(objective) <= self._names
             and _configuration(point.step.state) == self._configuration
         )
 
     def _new_anchor(self, objective: Objective, point: Point) -> Evaluation:
         theta = point.theta
-        self._anchor = point.time
+        self._anchor = self._steps + point.s
         self._names |= differentiated_by(objective)  # blocks that train in turn keep one anchor
         self._configuration = _configuration(point.step.state)
         objective = differentiating(objective, self._names)

@@ -1,12 +1,13 @@
 """Draws examples: uniformly, by their error, or by their error spread evenly over strata."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from lca.errors import LCAError, UnknownNameError
+from lca.errors import LCAError, LCAWarning, UnknownNameError
 from lca.objective import Batch, Objective, Sampled, Scored
 from lca.step import ExampleScores
 
@@ -73,12 +74,22 @@ class Sampler:
         self._scores = np.full(n, np.nan)
         self._unseen = 1.0
         self._changed = n
+        self._warned = False  # of scores that are not finite
         self.everything, self.weighted = np.arange(n), np.flatnonzero(self._share)
         self._order = self.everything
         self._p, self._upto = self._share, np.cumsum(self._share)
 
     def begin(self, step: int) -> None:
-        """Begin a run at this step: one that is continued draws other samples than its beginning did."""
+        """Begin a run at this step: one that is continued draws other samples than its beginning did.
+
+        Raises
+        ------
+        LCAError
+            If samples are weighted and the loss takes no weights. Later it might be noticed after many steps,
+            as where the first ones take all data.
+        """
+        if self.sampling != "uniform":
+            self.objective.batch(self.everything[:1], np.ones(1))
         if step:
             self.rng = np.random.default_rng([*self._seed, step])
 
@@ -90,12 +101,13 @@ class Sampler:
         LCAError
             If an index is outside the data.
         """
-        index, values, n = scores.index, scores.values, len(self._scores)
-        if not len(index):
-            return
+        index, n = scores.index, len(self._scores)
         outside = index[(index < 0) | (index >= n)]
         if len(outside):
             raise LCAError(f"scores belong to example {outside[0]}, but the measured data are 0..{n - 1}.")
+        index, values = self._finite(scores)
+        if not len(index):
+            return
         known = self._scores[index]
         self._scores[index] = np.where(np.isnan(known), values, (known + values) / 2)
         self._unseen = float(values.mean())
@@ -103,8 +115,25 @@ class Sampler:
 
     def restart(self, scores: ExampleScores) -> None:
         """Take these errors, those of all examples at present, for their scores."""
-        self._scores[scores.index] = scores.values
-        self._changed = len(scores.index)
+        index, values = self._finite(scores)
+        self._scores[index] = values
+        self._changed = len(self._scores)
+
+    def _finite(self, scores: ExampleScores) -> tuple[Array, Array]:
+        """Index and values of the scores that are finite; warns of the first others."""
+        finite = np.isfinite(scores.values)
+        if finite.all():
+            return scores.index, scores.values
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{np.count_nonzero(~finite)} of {len(finite)} scores are NaN or infinite; these and later "
+                "ones are ignored. The examples keep the scores that they had, which may raise the variance "
+                "and causes no bias. Do the data hold NaN or Inf?",
+                LCAWarning,
+                stacklevel=2,
+            )
+        return scores.index[finite], scores.values[finite]
 
     def draw(self, sizes: Sequence[int]) -> list[Sample]:
         """Independent samples of these sizes."""

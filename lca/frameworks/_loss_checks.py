@@ -94,6 +94,14 @@ def unweighted(fix: str) -> LCAError:
     )
 
 
+def untold(reason: str) -> LCAError:
+    """The error for a weighted sample of a loss of which it is not known whether it can be weighted."""
+    return LCAError(
+        "examples drawn by their error are weighted, and it cannot be told whether the loss of a weighted "
+        f"sample is their weighted mean: {reason}; use sampling='uniform'."
+    )
+
+
 class loss_errors:  # noqa: N801 - used as a function
     """Turn whatever the loss of a batch raises into a `DataError` that describes the batch.
 

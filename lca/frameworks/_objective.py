@@ -14,7 +14,6 @@ from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import LCAError, LCAWarning
 from lca.frameworks._data import Measured, Rows, labels_of
 from lca.frameworks._loss import ModelLoss
-from lca.frameworks._loss_checks import unweighted
 from lca.frameworks._trees import PyTree, examples_in, is_rows
 from lca.frameworks._trials import Trials
 from lca.frameworks._tryout import choose_batch_size, hints_of, try_out, unstated
@@ -250,7 +249,7 @@ class ModelObjective:
         """
         rows = self._examples()
         if weight is not None and not self._trials.weighs():
-            raise unweighted(self._loss.sample_hint)
+            raise self._trials.no_weights()
         return Sample(self._loss.sample(rows.take(np.asarray(index)), weight), weight is not None)
 
     def weight_of(self, batch: PyTree) -> float:

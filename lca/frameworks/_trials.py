@@ -14,10 +14,10 @@ import numpy as np
 from lca._listing import listed
 from lca._state import same
 from lca.arrays import Vector, array_ops
-from lca.errors import DataError, LCAError
+from lca.errors import DataError, LCAError, NonFiniteError
 from lca.frameworks._data import Rows
 from lca.frameworks._loss import ModelLoss
-from lca.frameworks._loss_checks import unweighted, weight_of
+from lca.frameworks._loss_checks import untold, unweighted, weight_of
 from lca.frameworks._split import SplitTest, eps_of, points_of, split_test
 from lca.frameworks._tryout import Found
 from lca.objective import State
@@ -57,7 +57,7 @@ class Trials:
         self._loss, self._cuts, self._few, self._unstated = loss, found.cuts, found.few, unstated
         self.split = found.split
         """Whether the loss is a mean, as it was found last."""
-        self._weighs = False  # or not known
+        self._weighs: bool | None = None  # not known
         self._weights: np.ndarray | None = None
         self._bare: State | None = None  # the last state, without and with these weights
         self._state: State | None = None
@@ -100,7 +100,23 @@ class Trials:
         """Whether the loss of a weighted sample is the weighted mean; tried until that is known."""
         if not self._weighs and self._cuts and not self._cause_of_weights:
             self._weighs = self._try_weights(self._points(None), None)
-        return self._weighs
+        return bool(self._weighs)
+
+    def no_weights(self) -> LCAError:
+        """The error for a weighted sample, where the last trial of weights has failed or told nothing."""
+        if self._weighs is False:
+            return unweighted(self._loss.sample_hint)
+        if not array_ops(theta := self._loss.theta()).all_finite(theta):
+            return NonFiniteError(
+                "examples cannot be drawn by their error where the parameters hold NaN or Inf: training has "
+                "probably diverged (lower the learning rate or clip the gradient)."
+            )
+        if not self._cuts:
+            return untold("the measured data are a single example")
+        return untold(
+            f"the {len(Rows(self._cuts[0].whole))} examples on which it was tried have the same loss, as "
+            "where the outputs of the network do not depend on its inputs, or none that is finite"
+        )
 
     def follow(self, state: State | None) -> None:
         """The loss is evaluated in this state next: try again what is known if that is due."""
@@ -113,8 +129,8 @@ class Trials:
         self.split = split_test(self._loss, points, self._cuts, state)
         if self.split.reason:
             self._cause = _text(moved, self._loss.what_changed(), unseen)
-        elif self._weighs and not self._try_weights(points, state):
-            self._weighs = False
+        elif self._weighs and not (found := self._try_weights(points, state)):
+            self._weighs = found
             self._cause_of_weights = _text(moved, self._loss.what_changed(), unseen)
 
     def require(self, *, mean: bool, weights: bool) -> None:
@@ -143,14 +159,14 @@ class Trials:
         if self._cause and (text := self._unstated(self.split)):
             raise DataError(f"{self._cause}, and now {text}")
         if self._cause_of_weights and weights:
-            raise LCAError(f"{self._cause_of_weights}, and now {unweighted(self._loss.sample_hint)}")
+            raise LCAError(f"{self._cause_of_weights}, and now {self.no_weights()}")
 
     def _points(self, state: State | None) -> Sequence[Vector]:
         theta = self._loss.theta()
         _, grad = self._loss.evaluate(theta, [self._few], state, gradient=True)
         return points_of(self._loss, theta, grad)
 
-    def _try_weights(self, points: Sequence[Vector], state: State | None) -> bool:
+    def _try_weights(self, points: Sequence[Vector], state: State | None) -> bool | None:
         return supports_weights(self._loss, points, Rows(self._cuts[0].whole), state)
 
 
@@ -204,11 +220,13 @@ class Moves:
         return name in self._seen and same(self._seen[name], state[name])
 
 
-def supports_weights(loss: ModelLoss, points: Sequence[Vector], rows: Rows, state: State | None) -> bool:
+def supports_weights(
+    loss: ModelLoss, points: Sequence[Vector], rows: Rows, state: State | None
+) -> bool | None:
     """Whether the loss of weighted rows is the weighted mean of their losses.
 
     The half of the rows with the largest losses gets another weight than the other half, so that any
-    other mean shows. False also if no point tells, as all rows have the same loss there. Costs a forward pass
+    other mean shows. ``None`` if no point tells, as all rows have the same loss there. Costs a forward pass
     of each row and four of all, at each point. Batches of all rows have one length, as the length alone may
     change the rounding of a model.
 
@@ -219,7 +237,7 @@ def supports_weights(loss: ModelLoss, points: Sequence[Vector], rows: Rows, stat
     """
     half, told = len(rows) // 2, False
     if not half:
-        return False
+        return None
     for theta in points:
         try:
             singles = loss.evaluate_each(theta, [[row] for row in rows.batches(1)], state, gradient=False)
@@ -242,7 +260,7 @@ def supports_weights(loss: ModelLoss, points: Sequence[Vector], rows: Rows, stat
         except DataError:  # the loss does not take weights
             return False
         told |= abs(higher - lower) > 4 * tolerance
-    return told
+    return told or None
 
 
 def _text(moved: Moved, changed: str, unseen: int) -> str:

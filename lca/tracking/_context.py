@@ -522,8 +522,11 @@ def _check_half(derived: Vector, taken: Vector, subtracted: Vector, eps: float) 
     """Raise `LCAError` unless the gradient derived for half of a batch is the one of the measured loss.
 
     The rounding of the gradient ``subtracted`` for it stays in the difference, however small that is.
-    ``eps`` is that of the precision in which the loss is computed, if it is coarser than that of θ.
+    ``eps`` is that of the precision in which the loss is computed, if it is coarser than that of θ. A
+    gradient that is not finite, as after training has diverged, is left to the estimator, which names it.
     """
+    if not array_ops(derived).all_finite(derived):
+        return
     ops, off = array_ops(taken), derived - taken
     norms = [ops.total(v * v) ** 0.5 for v in (off, derived, taken, subtracted)]
     if not norms[0] <= halved(max(norms[1:]), max(ops.eps(taken), eps)):

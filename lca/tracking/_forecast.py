@@ -16,12 +16,14 @@ from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.estimators import REGISTRY
 from lca.estimators._stochastic import required_fields_of
+from lca.layout import Layout
 from lca.objective import Objective, leaves
 from lca.tracking._options import CheckEvery
 from lca.tracking._own_work import OwnWork, own_work
 from lca.tracking._self_check import FIRST, SHORT_WINDOWS
 from lca.tracking._spans import LONGEST, is_compared
 from lca.tracking._speed import Speed, examples_of, speeds_of
+from lca.tracking._start_costs import StartCosts, start_costs
 
 _SMALL = 1.1
 """Factors below this are shown with two digits, so that no estimator seems to cost nothing."""
@@ -254,20 +256,20 @@ def _row(
 ) -> ForecastRow:
     """The costs of a run, per update; ``speeds`` are those of the losses that are evaluated."""
     estimator, fields = run.estimator, required_fields_of(run.estimator)
-    work = _own_work(estimator, objectives, theta)
+    work, start = _own_work(estimator, objectives, theta), _start_costs(run, objectives)
     seconds = run.measuring_seconds
     if seconds is None:
         own = work.seconds * len(speeds) + run.reading_seconds + _split_seconds(fields, speeds)
         step = _plus(_seconds(estimator.cost, speeds, run.step_seconds, work.sizes), own)
-        begin = _seconds(work.start_cost, speeds, run.step_seconds, work.sizes)
+        begin = _seconds(start.usual, speeds, run.step_seconds, work.sizes)
         if step is not None and begin is not None:
             seconds = run.measured * (step + _check_seconds(estimator, speeds, run))
             seconds += run.compared_updates * step + run.begun_anew(run.compared_lines[0]) * begin
     known = seconds is not None and run.step_seconds
     factor = 1 + seconds / run.step_seconds if known else None  # type: ignore[operator]
     least, most = run.compared_lines
-    cost = _of_run(run, estimator.cost, work.start_cost, least)
-    largest = _of_run(run, largest_cost_of(estimator), work.start_cost, most)
+    cost = _of_run(run, estimator.cost, start.usual, least)
+    largest = _of_run(run, largest_cost_of(estimator), start.largest, most)
     return ForecastRow(name, cost, seconds, factor, _memory(run, len(speeds), theta), fields, largest)
 
 
@@ -291,9 +293,22 @@ def _memory(run: Run, losses: int, theta: Vector) -> int | None:
 
 def _own_work(estimator: Estimator, objectives: Mapping[str, Objective], theta: Vector) -> OwnWork:
     """The work on vectors for one measured loss; none if it cannot be timed."""
+    layout, examples = _data_of(objectives)
+    return own_work(estimator, layout, theta, examples) or OwnWork(0.0)
+
+
+def _start_costs(run: Run, objectives: Mapping[str, Objective]) -> StartCosts:
+    """What a step costs in addition at its start; none if every step begins where one ended."""
+    if not run.begun_anew(run.compared_lines[1]):
+        return StartCosts()
+    return start_costs(run.estimator, *_data_of(objectives))
+
+
+def _data_of(objectives: Mapping[str, Objective]) -> tuple[Layout, int | None]:
+    """The layout of the first loss, and the number of its examples that can be drawn, if they can."""
     first = next(iter(objectives.values()))
     examples = [number for own in leaves(first) if (number := examples_of(own)) is not None]
-    return own_work(estimator, first.layout, theta, min(examples, default=None)) or OwnWork(0.0)
+    return first.layout, min(examples, default=None)
 
 
 def _split_seconds(fields: tuple[str, ...], speeds: Mapping[str, Speed]) -> float:

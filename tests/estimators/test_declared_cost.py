@@ -17,13 +17,13 @@ LOSS = DatasetLoss(NETWORK, RNG.normal(size=(N, 3)), RNG.integers(0, 2, N))
 LAYERS = NETWORK.layout.groups("layer")
 
 
-def costs(estimator, lengths):
-    """The cost of each step after the first, on a random walk with steps of these lengths."""
+def costs(estimator, lengths, every=1):
+    """The cost of each step after the first, of every n-th on a random walk with steps of these lengths."""
     moves = np.random.default_rng(1).normal(size=(len(lengths), NETWORK.layout.size))
     moves *= np.reshape(lengths, (-1, 1)) / np.linalg.norm(moves, axis=1, keepdims=True)
     start = np.random.default_rng(2).normal(size=NETWORK.layout.size)
     points = np.concatenate([[start], start + np.cumsum(moves, axis=0)])
-    return [a.cost for a in allocate(LOSS, Trajectory(points), estimator)][1:]
+    return [a.cost for a in allocate(LOSS, list(Trajectory(points))[::every], estimator)][1:]
 
 
 def in_examples(cost):
@@ -47,20 +47,32 @@ ESTIMATORS = {
 }
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_the_declared_cost_is_the_mean_on_small_steps(name):
+BUDGETS = [name for name in ESTIMATORS if name.startswith("budget")]
+
+
+@pytest.mark.parametrize(
+    ("name", "every"),
+    [*((name, 1) for name in ESTIMATORS), *((name, every) for name in BUDGETS for every in (5, 10))],
+)
+def test_the_declared_cost_is_the_mean_on_small_steps(name, every):
     estimator = ESTIMATORS[name]
-    found = np.mean([in_examples(cost) for cost in costs(estimator, SMALL)])
+    found = np.mean([in_examples(cost) for cost in costs(estimator, np.repeat(SMALL, every), every)])
     # A full gradient may be taken once more than in the long run; the first audits are more frequent.
     more = (N + 16 * 8) / STEPS if "probe" not in name or "refined" in name else 0.0
     assert abs(found - in_examples(estimator.cost)) <= more + 0.05 * in_examples(estimator.cost)
 
 
-@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name.startswith("budget")])
+@pytest.mark.parametrize("name", BUDGETS)
 def test_a_budget_is_spent_on_large_steps_too(name):
     estimator = ESTIMATORS[name]
     found = np.mean([in_examples(cost) for cost in costs(estimator, LARGE)])
     assert abs(found - estimator.examples) <= 0.1 * estimator.examples
+
+
+@pytest.mark.parametrize("every", [1, 3, 5])
+def test_anchors_are_apart_by_measured_steps(every):
+    found = costs(ControlVariate(PROBE, every=20), np.full(every * 41, 1e-3), every)
+    assert [t for t, cost in enumerate(found, 1) if cost.full_gradients] == [19, 39]  # at the end of these
 
 
 @pytest.mark.parametrize(

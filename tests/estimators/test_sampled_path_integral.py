@@ -22,7 +22,7 @@ from lca import (
     tolerances,
 )
 from lca.by_example import ByExample
-from lca.errors import UnknownNameError
+from lca.errors import LCAWarning, UnknownNameError
 from lca.estimators import (
     AdaptiveSampleSize,
     ControlVariate,
@@ -410,6 +410,12 @@ def test_a_budget_says_that_it_misses_its_error():
             "micro_batches=2 or more",
         ),
         (
+            lambda: AdaptiveSampleSize(
+                SampledPathIntegral(size=41, micro_batches=41), relative_error=0.1, groups="layer"
+            ).start(LOSS),
+            r"all of the data .* one part for each of 41 micro-batches, and there are 40 examples; use fewer",
+        ),
+        (
             lambda: AdaptiveSampleSize(ControlVariate(), examples=1).start(LOSS),
             "is not enough for one example in each sample",
         ),
@@ -474,12 +480,49 @@ def test_unknown_samplings_and_objectives_without_examples_are_refused():
     with pytest.raises(LCAError, match="a mean over examples .* which Sum is not"):
         SampledPathIntegral().start(Sum({"all": LOSS}))
     sampler = Sampler(LOSS, "importance", floor=0.1, seed=0)
-    with pytest.raises(LCAError, match="finite and ≥ 0, got values from -0.5 to -0.5"):
+    with pytest.raises(LCAError, match="scores must be ≥ 0, got -0.5; pass errors"):
         sampler.learn(ExampleScores(np.array([1]), np.array([-0.5])))
     with pytest.raises(LCAError, match="example 40, but the measured data are 0..39"):
         sampler.learn(ExampleScores(np.array([40]), np.array([0.5])))
     with pytest.raises(LCAError, match="example -1, but the measured data are 0..39"):
         sampler.learn(ExampleScores(np.array([2, -1]), np.array([0.5, 0.5])))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("take", [Sampler.learn, Sampler.restart])
+def test_scores_that_are_not_finite_are_ignored_with_one_warning(take, bad):
+    samplers = [Sampler(LOSS, "importance", floor=0.1, seed=0) for _ in range(2)]
+    known = ExampleScores(np.arange(40), np.linspace(0.1, 0.9, 40))
+    for sampler in samplers:
+        sampler.learn(known)
+    take(samplers[0], ExampleScores(np.arange(9), np.full(9, 0.6)))
+    with pytest.warns(LCAWarning, match="^2 of 11 scores are NaN or infinite"):
+        take(samplers[1], ExampleScores(np.arange(11), np.append(np.full(9, 0.6), [bad, bad])))
+    take(samplers[1], ExampleScores(np.arange(40), np.full(40, bad)))  # a second warning would be an error
+    first, second = ([sample.factor for sample in sampler.draw([5, 5])] for sampler in samplers)
+    assert first == second
+    with pytest.raises(LCAError, match="scores must be ≥ 0, got -0.5"):
+        ExampleScores(np.arange(2), np.array([bad, -0.5]))
+
+
+class Unweighted(DatasetLoss):
+    """A loss that takes no weights of examples."""
+
+    def batch(self, index, weight=None):
+        if weight is not None:
+            raise LCAError("no weights here.")
+        return super().batch(index)
+
+
+def test_a_loss_without_weights_is_refused_before_steps_on_all_data():
+    estimator = AdaptiveSampleSize(
+        SampledPathIntegral(size=8, sampling="importance", micro_batches=2, refresh=5),
+        relative_error=1e-9,
+        groups="layer",
+    )
+    allocate_step = estimator.start(Unweighted(NETWORK, X, Y))
+    with pytest.raises(LCAError, match="no weights here"):
+        allocate_step(steps(1)[0])
 
 
 def test_no_scores_change_nothing():

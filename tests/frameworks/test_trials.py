@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import lca
-from lca.errors import DataError, LCAError
+from lca.errors import DataError, LCAError, NonFiniteError
 from lca.frameworks import BatchwiseLoss, ModelObjective, Rows, all_rows
 from lca.frameworks import _trials as trials_module
 
@@ -142,10 +142,30 @@ def test_a_trial_of_weights_that_tells_nothing_counts_as_failed_and_is_made_agai
     loss = Squares()
     alike = (np.zeros((N, 3)), np.ones(N))
     objective = made(loss, alike)
-    with pytest.raises(LCAError, match="are weighted"):
+    with pytest.raises(LCAError, match="cannot be told .*: the .* examples .* have the same loss, as where"):
         objective.batch(np.arange(4), np.ones(4))
     objective._trials._cuts = made(loss)._trials._cuts  # rows that differ
     objective.batch(np.arange(4), np.ones(4))
+
+
+@pytest.mark.parametrize("weighs", [True, False])
+def test_where_a_trial_of_weights_tells_nothing_the_loss_is_not_blamed(weighs):
+    loss = Squares(weighs=weighs)
+    one, diverged = made(loss, (X[:1], Y[:1])), made(loss)
+    with pytest.raises(LCAError, match="cannot be told whether .*: the measured data are a single example;"):
+        one.batch(np.zeros(1, int), np.ones(1))
+    loss._theta = np.full(3, np.nan)
+    with pytest.raises(NonFiniteError, match="training has probably diverged"):
+        diverged.batch(np.zeros(1, int), np.ones(1))
+
+
+def test_a_later_trial_of_weights_that_tells_nothing_is_no_trial_that_failed():
+    loss = Squares(extra=of_mean)
+    objective = made(loss)
+    weighted = objective.batch(np.arange(4), np.ones(4))
+    objective._trials._cuts = made(loss, (np.zeros((N, 3)), np.ones(N)))._trials._cuts
+    with pytest.raises(LCAError, match="'amount' from 0 to 0.3, and now .* cannot be told .* the same loss"):
+        moved(objective, loss, 0.3).loss(THETA, weighted)
 
 
 def test_the_mean_is_tried_on_after_weights_were_lost():

@@ -971,7 +971,7 @@ def scores_of_another_form_end_the_measuring(framework, folder):
         ((batch, logits, labels[:5]), r"outputs \(12, 3\) and labels \(5,\)"),
         ((batch, logits, labels + 1), "labels that are integers from 0 to 2.* got int64 from 1 to 3"),
         ((batch, logits, labels * 0.5), "labels that are integers from 0 to 2.* got float64"),
-        ((batch, -(logits[:, 0] ** 2)), r"finite and ≥ 0, got values from -\d"),
+        ((batch, -(logits[:, 0] ** 2)), r"scores must be ≥ 0, got -\d"),
     ):
         run = framework.run(IMPORTANCE)
         given = [framework.array(np.asarray(argument)) for argument in arguments]

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from lca import RIGHT, Adaptive, tolerances
 from lca.errors import LCAError, LCAWarning, NonFiniteError
-from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
+from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch, SampledPathIntegral
 from lca_torch import Objective, Tracker
 from tests.laws.runs import Kept, Shown
 
@@ -523,3 +523,45 @@ def test_running_statistics_are_no_other_task():
                 optimizer.step()
     assert tracker.steps == 12
     assert not [one for one in told if "take turns" in str(one.message)]
+
+
+@pytest.mark.parametrize("sampling", ["importance", "stratified"])
+def test_a_batch_that_is_skipped_as_its_outputs_are_nan_does_not_end_the_measuring(sampling):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    estimator = SampledPathIntegral(size=12, sampling=sampling)
+    index = torch.arange(60).split(10)
+    tracker = tracked(model, optimizer, estimator, on_error="raise")
+
+    def run():
+        with tracker:
+            for t, (x, y) in enumerate(tracker.batches(BATCHES)):
+                optimizer.zero_grad()
+                out = model(x * float("nan") if t in {2, 4} else x)
+                tracker.scores(index[t], out, y)
+                loss = cross_entropy(out, y)
+                if loss.isfinite():
+                    loss.backward()
+                    optimizer.step()
+
+    with pytest.warns(LCAWarning, match="^10 of 20 scores are NaN or infinite"):
+        run()
+    assert tracker.steps == tracker.summary()["train"]["steps"] == 4
+
+
+def test_halves_of_a_batch_at_diverged_parameters_are_not_blamed_on_the_loop():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    tracker = tracked(model, optimizer, CrossFit(own_pass=True), on_error="raise")
+
+    def diverge():
+        with tracker:
+            for t, (x, y) in enumerate(tracker.batches(BATCHES)):
+                optimizer.zero_grad()
+                cross_entropy(model(x), y).backward()
+                if t == 3:
+                    optimizer.param_groups[0]["lr"] = float("inf")
+                optimizer.step()
+
+    with pytest.raises(NonFiniteError, match=r"^step 3: NaN or Inf in the parameters at the end.*diverged"):
+        diverge()

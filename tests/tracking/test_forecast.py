@@ -9,15 +9,17 @@ import pytest
 import lca
 from lca.allocation import Cost
 from lca.errors import LCAError
-from lca.estimators import REGISTRY, SampledPathIntegral
-from lca.reference import DatasetLoss, Quadratic, logistic_regression
+from lca.estimators import REGISTRY, AdaptiveSampleSize, ControlVariate, CrossFit, SampledPathIntegral
+from lca.reference import Batch, DatasetLoss, Quadratic, logistic_regression
+from lca.step import ExampleScores, MicroBatch
 from lca.tolerances import EPS64, summed
-from lca.tracking import FunctionalTracker, _speed
+from lca.tracking import FunctionalTracker, _forecast, _speed
 from lca.tracking._clock import StepClock
 from lca.tracking._forecast import ALTERNATIVES, Forecast, Run, _check_seconds, forecast
 from lca.tracking._own_work import MOST, own_work
 from lca.tracking._spans import LONGEST, is_compared
 from lca.tracking._speed import SECONDS, Speed, speeds_of
+from lca.tracking._start_costs import start_costs
 
 PAUSE = 0.002
 
@@ -391,3 +393,110 @@ def test_the_compared_lines_at_the_beginning_are_not_taken_for_the_usual_ones(mo
             tracker.update(theta)
         found = tracker.estimate(64_000, step_seconds=1.0).rows[0]
     assert 0.5 < found.seconds < 0.6
+
+
+N, SETTLED, WINDOW = 600, 10, 40
+NAMED = {name: row.make(1e-3) for name, row in REGISTRY.items()}
+SETTINGS = {
+    "stratified, refreshed": SampledPathIntegral(size=64, sampling="stratified", refresh=20),
+    "refined": SampledPathIntegral(size=64, refine=0.03),
+    "Simpson's rule": SampledPathIntegral(lca.SIMPSON, size=64, micro_batches=4),
+    "anchored, uniform": ControlVariate(SampledPathIntegral(size=32), every=20),
+    "anchored at every step": ControlVariate(SampledPathIntegral(size=32), every=1),
+    "budget of 64": AdaptiveSampleSize(SampledPathIntegral(micro_batches=4), examples=64),
+    "cross-fit, four": CrossFit(4),
+}
+AUDITS = {"adaptive": Cost(full_gradients=1), "refined": Cost(examples=32)}
+"""What an audit of a rule costs, of estimators that make some, which a longer run has less often."""
+MOST_AUDITS = 4
+
+
+def spent(estimator, every):
+    """The mean cost of an update, after the first measured steps, and that which was forecast."""
+    model, rng = logistic_regression(3, 2), np.random.default_rng(0)
+    loss = DatasetLoss(model, rng.normal(size=(N, 3)), rng.integers(0, 2, N))
+    theta, costs = model.init(seed=0), []
+    zero, move = np.zeros_like(theta), 1e-3 * rng.normal(size=theta.shape)
+    fields = {
+        "batch": Batch(loss.x[:9], loss.y[:9]),
+        "gradient": zero,
+        "micro_batches": [MicroBatch(zero, zero)] * getattr(estimator, "micro_batches", 2),
+        "update_slope": -1.0,
+        "scores": ExampleScores(np.arange(9), np.ones(9)),
+    }
+
+    class Costs:
+        def __init__(self, layout):
+            pass
+
+        def update(self, allocation):
+            costs.append(allocation.cost)
+
+    options = {"every": every, "views": Costs, "check_every": None, "on_error": "raise"}
+    tracker = FunctionalTracker(theta, loss, estimator, **options)
+    told = tracker.estimate(10_000).rows[0]
+    with tracker:
+        for _ in range((SETTLED + WINDOW + 1) * every):
+            theta = theta + move
+            tracker.update(theta, **fields)
+    window = costs[SETTLED : SETTLED + WINDOW]
+    assert len(window) == WINDOW
+    mean = {name: np.mean([getattr(c, name) for c in window]) / every for name in vars(Cost())}
+    return mean, told
+
+
+@pytest.mark.parametrize("every", [1, 5])
+@pytest.mark.parametrize("name", [*NAMED, *SETTINGS])
+def test_what_is_forecast_is_what_is_spent_whether_or_not_steps_are_apart(name, every, monkeypatch):
+    monkeypatch.setattr(_forecast, "ALTERNATIVES", ())
+    estimator = (NAMED | SETTINGS)[name]
+    mean, told = spent(estimator, every)
+    for field, most in mean.items():
+        audits = getattr(AUDITS.get(name, Cost()), field) * MOST_AUDITS / WINDOW / every
+        least, found = most - audits, getattr(told.cost, field)
+        assert least <= found <= most or equal(found, most), (field, told.cost, mean)
+    assert all(getattr(told.largest_cost, field) >= 0 for field in mean)
+
+
+@pytest.mark.parametrize("name", [*NAMED, *SETTINGS])
+def test_the_work_on_vectors_of_every_estimator_is_timed(name):
+    found = own_work((NAMED | SETTINGS)[name], lca.Layout(("w",), ((8,),)), np.ones(8), N)
+    assert found is not None
+    assert found.seconds > 0
+
+
+def test_what_a_first_step_sets_up_is_not_taken_for_the_work_of_a_step():
+    class Sorting(Counting):
+        set_up = False
+
+        def __call__(self, step):
+            time.sleep(0 if self.set_up else 0.15)
+            self.set_up = True
+            return super().__call__(step)
+
+    assert own_work(Sorting(), lca.Layout(("w",), ((8,),)), np.ones(8), None).seconds < 0.15
+
+
+def test_an_estimator_that_refuses_other_steps_costs_no_more_at_their_start():
+    class Shaped(Counting):
+        def __call__(self, step):
+            return super().__call__(step).values[7]
+
+    assert start_costs(Shaped(), lca.Layout(("w",), ((8,),)), None).usual == Cost()
+
+
+def test_the_least_of_an_adapted_size_is_that_of_its_smallest_samples_where_steps_are_apart():
+    estimator = AdaptiveSampleSize(
+        SampledPathIntegral(size=16, micro_batches=2), relative_error=0.05, groups="layer"
+    )
+    for examples in (N, 10**7):
+        found = start_costs(estimator, lca.Layout(("a.w", "b.w"), ((8,), (3,))), examples)
+        assert found.usual == Cost(examples=16)
+        assert found.largest == Cost(examples=examples)
+
+
+def test_an_anchor_is_no_part_of_what_a_step_costs_more_at_its_start():
+    found = start_costs(
+        ControlVariate(SampledPathIntegral(size=32), every=20), lca.Layout(("w",), ((8,),)), N
+    )
+    assert found.usual == found.largest == Cost(examples=64)
