@@ -1,44 +1,22 @@
-"""What code may change outside of the user's modules: environment variables, objects of libraries."""
+"""State outside of the user's modules: environment variables, attributes of objects that have no copy."""
 
-import os
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from enum import Enum
-from io import IOBase
-from logging import Logger
-from types import ModuleType
 from typing import Any
 
+from lca.frameworks._environment import environment_kept
 from lca_torch._shared_state import is_users
 
 
 class Environment:
-    """The variables of the process (`os.environ`), which code may change; what was changed is put back."""
+    """The environment variables, which code may change: see `environment_kept`."""
 
     def install(self) -> None:
         """Nothing is copied."""
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Inside, variables may be changed."""
-        before = dict(os.environ)
-        try:
-            yield
-        finally:
-            if os.environ != before:
-                for name in os.environ.keys() - before.keys():
-                    del os.environ[name]
-                changed = {name: text for name, text in before.items() if os.environ.get(name) != text}
-                os.environ.update(changed)
-
-
-def may_change(value: Any) -> bool:
-    """Whether an attribute of a module is an object that code may change: no function, class or stream."""
-    if isinstance(value, dict | list | set | deque):
-        return True
-    fixed = isinstance(value, ModuleType | type | IOBase | Logger | Enum) or callable(value)
-    return not fixed and hasattr(value, "__dict__")
+    def installed(self) -> AbstractContextManager[None]:
+        """Inside, they may be changed."""
+        return environment_kept()
 
 
 def is_its_own_copy(value: Any) -> bool:

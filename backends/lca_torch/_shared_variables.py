@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 from lca.frameworks._attributes import Attributes
 from lca.frameworks._code import globals_in, imports_in, module_attributes, names_in, stores_attributes
+from lca.frameworks._environment import may_change
 from lca_torch._copies import Cells, Pair, Trial
-from lca_torch._environment import OF_MEMBERS, Environment, may_change
+from lca_torch._environment import OF_MEMBERS, Environment
 from lca_torch._kept_results import users_keeper_in
 from lca_torch._libraries import in_library
 from lca_torch._originals import Originals
