@@ -125,7 +125,7 @@ def drawn_error(library: str) -> NonDeterministicError:
     )
 
 
-def _restorers(part: Any) -> Iterator[Callable[[], None]]:
+def _restorers(part: Any) -> Iterator[Callable[[], object]]:
     if isinstance(part, list):
         yield _list_restorer(part)
     if isinstance(part, deque | set):
