@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dis import get_instructions, opmap
 from importlib.util import resolve_name
 from types import CodeType, FunctionType, ModuleType
@@ -88,8 +89,8 @@ def imports_in(function: FunctionType) -> list[ModuleType]:
         for level, entries, own in zip(found, found[1:], found[2:], strict=False):
             if own.opname == "IMPORT_NAME":
                 name = "." * level.argval + own.argval
-                package = function.__globals__.get("__package__")
-                name = resolve_name(name, package) if package or not level.argval else own.argval
+                with suppress(ImportError):  # which the import itself raises, too
+                    name = resolve_name(name, function.__globals__.get("__package__"))
                 names += [name, *(f"{name}.{entry}" for entry in entries.argval or ())]
     return [sys.modules[name] for name in dict.fromkeys(names) if name in sys.modules]
 
