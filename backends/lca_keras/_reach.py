@@ -12,14 +12,17 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextvars import ContextVar
 from functools import partial
+from io import IOBase
 from types import BuiltinMethodType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
+from weakref import ReferenceType
 
 import keras
 import numpy as np
 
 from lca.frameworks._attributes import Attributes, slots_of
-from lca.frameworks._code import globals_in, names_in
+from lca.frameworks._code import globals_in, imports_in, module_attributes, names_in
+from lca.frameworks._environment import may_change
 from lca.frameworks._keepers import KEEPER, keeper_in
 from lca_keras._engine import tensor_types
 
@@ -83,13 +86,14 @@ _KERAS_PARTS = (
     keras.metrics.Metric,
     keras.regularizers.Regularizer,
 )
+_PARTS = (FunctionType, MethodType, partial, SimpleNamespace, threading.local)
 SEQUENCES = (list, tuple, deque, set)
 _METHODS = (MethodType, BuiltinMethodType)
 _NO_OBJECTS = (*SEQUENCES, *_METHODS, partial, FunctionType)
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), type, np.generic)
 GENERATORS = (random.Random, np.random.RandomState, np.random.Generator)
 _BY_IDENTITY = (*tensor_types(), keras.Variable, np.ndarray, keras.dtype_policies.DTypePolicy, *GENERATORS)
-_OPAQUE = (bytearray, array, threading.local, ContextVar, random.SystemRandom, np.random.BitGenerator)
+_OPAQUE = (bytearray, array, ContextVar, random.SystemRandom, np.random.BitGenerator)
 
 
 def reached(
@@ -133,6 +137,33 @@ def opaque_in(roots: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             yield from ((k, v) for k, v in _inside(name, part) if is_opaque(v) or (held and is_iterator(v)))
 
 
+def not_put_back(roots: Sequence[tuple[str, Any]]) -> list[str]:
+    """What code within reach of the roots may change that is not put back after a pass, by name."""
+    found: list[str] = []
+    for name, part in reached(roots).values():
+        if not isinstance(part, (*SEQUENCES, dict)) and _is_installed(_package(part)):
+            continue
+        inside = [(name, part)] if type(part) is KEEPER else list(_inside(name, part))
+        found += [f"{n} ({type(v).__name__})" for n, v in inside if type(v) is KEEPER or _is_moved(v)]
+        if isinstance(part, FunctionType) and is_users(part):
+            found += [
+                f"{module.__name__}.{name}"
+                for module, name, _ in module_attributes(part)
+                if _is_of_python(module) and name != "environ" and may_change(vars(module).get(name))
+            ]
+    return list(dict.fromkeys(found))
+
+
+def _is_moved(value: Any) -> bool:
+    return is_opaque(value) and not _is_compiled(value) and not isinstance(value, IOBase)
+
+
+def written_elsewhere(function: FunctionType) -> list[tuple[ModuleType, str]]:
+    """The attributes of modules that are not the user's which a function writes."""
+    found = module_attributes(function)
+    return [(module, name) for module, name, written in found if written and not _is_users_module(module)]
+
+
 def _package(part: Any) -> str:
     """The package of a class or function, or that of the class of an object."""
     known = isinstance(part, (type, FunctionType)) or type(part) is KEEPER
@@ -161,8 +192,12 @@ def is_opaque(value: Any) -> bool:
     if isinstance(value, (*_SIMPLE, *_BY_IDENTITY)) or is_part(value) or is_iterator(value):
         return False
     kind = type(value)
-    native = hasattr(kind, "resource_handle") or hasattr(kind, "get_concrete_function")  # of TensorFlow
+    native = hasattr(kind, "resource_handle") or _is_compiled(value)  # of TensorFlow
     return native or is_users(kind) or isinstance(value, Iterator)
+
+
+def _is_compiled(value: Any) -> bool:
+    return hasattr(type(value), "get_concrete_function")
 
 
 def is_long(part: Any) -> bool:
@@ -170,14 +205,18 @@ def is_long(part: Any) -> bool:
     return isinstance(part, (*SEQUENCES, dict)) and len(part) > MOST_ENTRIES
 
 
-def is_part(value: Any) -> bool:
+def is_part(value: Any) -> bool:  # noqa: PLR0911 - one for each kind
     """Whether a value has settings of its own: a user's object or class, a layer, a function, a container."""
     if isinstance(value, (*SEQUENCES, dict)):
         return True
     if isinstance(value, type) or type(value) is KEEPER:
         return is_users(value)
-    if isinstance(value, (FunctionType, MethodType, partial, SimpleNamespace, *_KERAS_PARTS)):
+    if isinstance(
+        value, (FunctionType, MethodType, partial, SimpleNamespace, threading.local, *_KERAS_PARTS)
+    ):
         return True
+    if isinstance(value, ReferenceType):
+        return is_part(value())
     if isinstance(value, BuiltinMethodType):  # as Generator.normal; others belong to a module
         return not isinstance(value.__self__, (ModuleType, type, type(None)))
     if isinstance(value, _BY_IDENTITY) or not is_users(type(value)):
@@ -209,7 +248,7 @@ def namespaces(part: Any) -> Iterator[MutableMapping[Any, Any]]:
     if isinstance(part, dict):
         yield part
     elif isinstance(part, FunctionType):
-        if part.__dict__ and is_users(part):
+        if is_users(part):
             yield part.__dict__
     elif not isinstance(part, (*_NO_OBJECTS, type)):
         if hasattr(part, "__dict__"):
@@ -275,12 +314,16 @@ def _functions(member: Any) -> Iterator[FunctionType]:
 def globals_of(function: FunctionType) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
     """The global names, also of the user's modules, that a function refers to, if they are settings."""
     names, known, own = names_in(function.__code__), function.__globals__, globals_in(function)
-    modules = (known[n] for n in sorted(own) if isinstance(known[n], ModuleType))
+    modules = [known[n] for n in sorted(own) if isinstance(known[n], ModuleType)] + imports_in(function)
     spaces = [(known, own), *((module.__dict__, names) for module in modules if _is_users_module(module))]
     for mapping, read in spaces:
         kept = tuple(name for name in sorted(read) if name in mapping and _is_followed(mapping[name]))
         if kept:
             yield mapping, kept
+
+
+def _is_of_python(module: ModuleType) -> bool:
+    return module.__name__.partition(".")[0] in sys.stdlib_module_names
 
 
 def _is_users_module(module: ModuleType) -> bool:
@@ -298,6 +341,8 @@ def _is_followed(value: Any) -> bool:
 def _inside(name: str, part: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(part, SEQUENCES):
         yield from ((f"{name}[{i}]", value) for i, value in enumerate(part))
+    elif isinstance(part, ReferenceType):
+        yield name, part()
     elif isinstance(part, _METHODS):
         yield from ((name, getattr(part, "__func__", None)), (name, part.__self__))
     elif isinstance(part, partial):
@@ -306,7 +351,7 @@ def _inside(name: str, part: Any) -> Iterator[tuple[str, Any]]:
         yield f"{name}.default_factory", part.default_factory
     elif isinstance(part, type):
         yield from ((f"{part.__name__}.{k}", v) for k, v in class_variables(part).items())
-        yield from ((base.__name__, base) for base in part.__mro__)
+        yield from ((base.__name__, base) for base in (*part.__mro__, type(part)))
     for mapping in namespaces(part):
         kept = ((k, v) for k, v in mapping.items() if k not in NOT_READ)
         yield from ((named(name, part, k), v) for k, v in kept)

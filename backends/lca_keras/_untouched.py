@@ -5,7 +5,11 @@ import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from types import CellType, FunctionType
+from contextvars import ContextVar
+from functools import partial
+from io import IOBase
+from itertools import starmap
+from types import CellType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +17,7 @@ from keras.src.backend.common import global_state
 from keras.src.utils.tracking import Tracker
 
 from lca.errors import NonDeterministicError
+from lca.frameworks._environment import environment_kept
 from lca.frameworks._keepers import emptied_again
 from lca_keras._configuration import MISSING, cell_content
 from lca_keras._reach import (
@@ -28,6 +33,7 @@ from lca_keras._reach import (
     is_users,
     keepers_of,
     namespaces,
+    written_elsewhere,
 )
 
 KERAS_GLOBALS = ("global_seed_generator", "current_call_ctx")
@@ -42,12 +48,15 @@ def kept(parts: Iterable[Any]) -> Iterator[None]:
     """
     parts = list(parts)
     restore = [put_back for part in parts for put_back in _restorers(part)]
+    own = {id(f.__globals__): f.__globals__ for f in parts if isinstance(f, FunctionType) and is_users(f)}
+    restore += map(_new_names_restorer, own.values())
     keras_globals = {name: global_state.get_global_attribute(name) for name in KERAS_GLOBALS}
     try:
         for part in parts:
             if not is_long(part):
                 _withhold_iterators(part)
-        yield
+        with environment_kept():
+            yield
     finally:
         for name, value in keras_globals.items():
             global_state.set_global_attribute(name, value)
@@ -116,7 +125,7 @@ def drawn_error(library: str) -> NonDeterministicError:
     )
 
 
-def _restorers(part: Any) -> Iterator[Callable[[], None]]:
+def _restorers(part: Any) -> Iterator[Callable[[], object]]:
     if isinstance(part, list):
         yield _list_restorer(part)
     if isinstance(part, deque | set):
@@ -126,8 +135,15 @@ def _restorers(part: Any) -> Iterator[Callable[[], None]]:
     if isinstance(part, FunctionType) and is_users(part):
         yield from map(_cell_restorer, part.__closure__ or ())
         yield from (_names_restorer(known, names) for known, names in globals_of(part))
+        yield from starmap(_attribute_restorer, written_elsewhere(part))
     yield from map(emptied_again, keepers_of(part))
-    yield from (_array_restorer(held) for held in held_by(part) if _is_small_array(held))
+    for held in held_by(part):
+        if _is_small_array(held):
+            yield _array_restorer(held)
+        elif isinstance(held, ContextVar) and held.get(MISSING) is not MISSING:
+            yield partial(held.reset, held.set(held.get()))
+        elif isinstance(held, IOBase) and not held.closed and held.seekable():
+            yield partial(held.seek, held.tell())
     for mapping in namespaces(part):
         yield _restorer(mapping, dict(mapping))
         for key in mapping.keys() & NOT_READ:  # the other lists are parts themselves
@@ -189,6 +205,30 @@ def _names_restorer(known: dict[str, Any], names: Iterable[str]) -> Callable[[],
 
     def put_back() -> None:
         known.update({name: value for name, value in before.items() if known.get(name) is not value})
+
+    return put_back
+
+
+def _new_names_restorer(known: dict[str, Any]) -> Callable[[], None]:
+    """Global names that are new; but modules that were imported stay."""
+    size = len(known)
+
+    def put_back() -> None:
+        for name in list(known)[size:]:  # the last ones
+            if not (name.startswith("__") or isinstance(known[name], ModuleType)):
+                del known[name]
+
+    return put_back
+
+
+def _attribute_restorer(module: ModuleType, name: str) -> Callable[[], None]:
+    before = vars(module).get(name, MISSING)
+
+    def put_back() -> None:
+        if before is MISSING and name in vars(module):
+            delattr(module, name)
+        elif before is not MISSING:
+            setattr(module, name, before)
 
     return put_back
 

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lca._listing import listed
 from lca.arrays import array_ops
 from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LayoutError
@@ -50,6 +51,7 @@ from lca_keras._policies import (
     recorded_modes,
     uses_batch_statistics,
 )
+from lca_keras._reach import not_put_back
 from lca_keras._shared_loss import SharedLoss
 from lca_tensorflow._by_example import ForwardMode, along, losses_of_examples
 from lca_tensorflow._data import as_tensors
@@ -405,7 +407,8 @@ class KerasLoss(SharedLoss):
 
     def differ_in_training(self, choices: Sequence[Collection[str]]) -> Sequence[bool]:
         """As `ModelLoss.differ_in_training`, evaluated eagerly; normalisation layers stay as measured."""
-        if self._example is None:
+        self.untold_in_training = listed(not_put_back(self._roots))
+        if self._example is None or self.untold_in_training:
             return super().differ_in_training(choices)
         program = self._now()
         norms = [norm for norm, _ in program.modes]

@@ -10,7 +10,7 @@ from torch.autograd import Variable
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import get_gradient_edge
 
-from lca_torch._updates import calling
+from lca_torch._updates import calling, untraced
 
 
 class BackwardPasses:
@@ -49,14 +49,17 @@ class BackwardPasses:
         self._nodes: list[Any] = []  # leaves do not keep them alive
         self._pass, self._running = -1, False
         self._error: Exception | None = None
+        self._end: Any = None
 
     def listen(self) -> None:
         """Begin to listen."""
         found = {which: _node(leaf) for which, leaf in enumerate(self._leaves()) if _is_trainable(leaf)}
         self._nodes = list(found.values())
         self._hooks = [
-            node.register_prehook(partial(self._accumulates, which)) for which, node in found.items()
+            node.register_prehook(untraced(partial(self._accumulates, which)))
+            for which, node in found.items()
         ]
+        self._end = untraced(self._over)
 
     def stop(self) -> None:
         """Listen no longer."""
@@ -80,7 +83,7 @@ class BackwardPasses:
         self._guard(partial(self._begins, which, grads[0]))
         queue = Variable._execution_engine.queue_callback
         # Queued anew at the end, so that it follows the callbacks of DistributedDataParallel.
-        queue(lambda: queue(self._over))
+        queue(partial(queue, self._end))
 
     def _over(self) -> None:
         self._running = False

@@ -4,14 +4,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from operator import call, is_, is_not
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from lca_torch._copies import Pair
+from lca_torch._copies import Pair, is_bound
 from lca_torch._originals import finds_tensors
 from lca_torch._policies import kept_in_evaluation
 from lca_torch._shared_variables import SharedVariables
@@ -162,10 +162,11 @@ def _is_deep(value: Any, opaque: Mapping[int, Any]) -> bool:
     """Whether something may change in it that its own items do not show."""
     if finds_tensors(value):
         return False
-    if isinstance(value, np.ndarray | MethodType) or id(value) in opaque:
+    if isinstance(value, np.ndarray | MethodType) or id(value) in opaque or is_bound(value):
         return True
     items = value.values() if isinstance(value, dict) else value if isinstance(value, _CONTAINERS) else ()
-    return any(isinstance(i, (*_CONTAINERS, np.ndarray, MethodType)) or id(i) in opaque for i in items)
+    deep = *_CONTAINERS, np.ndarray, MethodType, BuiltinMethodType
+    return any(isinstance(i, deep) or id(i) in opaque for i in items)
 
 
 class _Content:
@@ -192,6 +193,8 @@ class _Content:
             return self._container(value, inside=inside)
         if isinstance(value, MethodType):
             return id(value.__func__), self.token(value.__self__, inside=inside)
+        if is_bound(value):
+            return value.__name__, self.token(value.__self__, inside=inside)
         if id(value) in self._opaque or (inside and not isinstance(value, _BY_IDENTITY)):
             return self._state(value)
         return type(value).__name__, id(value)

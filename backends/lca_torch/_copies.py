@@ -1,10 +1,12 @@
 """What private copies are made of: variables of the original and of its copy, and stand-ins."""
 
 from collections.abc import Iterable, Iterator, MutableMapping
-from dataclasses import dataclass
-from types import CellType
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import BuiltinMethodType, CellType, MethodWrapperType, ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from lca.errors import LCAError
@@ -31,6 +33,30 @@ class Pair:
         return f"{self.name}.{key}" if self.name else key
 
 
+class NotCopiedError(LCAError):
+    """Something was used that cannot be copied."""
+
+    what: str = ""
+    """Its name."""
+
+
+def not_copied(what: str, why: str) -> NotCopiedError:
+    """The error that names what was used, and says why it cannot be."""
+    error = NotCopiedError(f"the loss uses {what}, {why}.")
+    error.what = what
+    return error
+
+
+@dataclass
+class Trial:
+    """Of a copy that is run in training mode, and may move only what it does not share with the original."""
+
+    training: bool = False
+    """Whether modules are in training mode now."""
+    obstacles: dict[str, None] = field(default_factory=dict)
+    """What the code reads or writes that has no copy, and would not be refused when it is used."""
+
+
 class Uncopied:
     """Stands where a copy has something that cannot be copied; names it as soon as it is used."""
 
@@ -40,7 +66,7 @@ class Uncopied:
     )
 
     def __init__(self, path: str, value: object) -> None:
-        self.__dict__["_what"] = f"{path} ({type(value).__name__}), {self._reason}"
+        self.__dict__["_what"] = f"{path} ({type(value).__name__})"
         self.__dict__["_kind"] = type(value)
 
     @property  # type: ignore[misc]
@@ -49,7 +75,7 @@ class Uncopied:
         return kind
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise LCAError(f"the loss uses {self.__dict__['_what']}.")
+        raise not_copied(self.__dict__["_what"], self._reason)
 
     __getattr__ = __setattr__ = __call__ = __enter__ = __exit__ = __iter__ = __len__ = _refuse
     __getitem__ = __setitem__ = __bool__ = __next__ = __contains__ = __float__ = __int__ = __index__ = _refuse
@@ -65,6 +91,26 @@ class FindsTensors(Uncopied):
         "which finds tensors by their identity, and the measured copy has others; let it find them by name "
         "(model.named_parameters())"
     )
+
+
+class ReadOnly(Uncopied):
+    """Stands for a `contextvars.ContextVar`: numbers and text in it can be read, and nothing be set."""
+
+    _reason = (
+        "which cannot be copied, and measuring must not change the original; read numbers or text from it, "
+        "and set it outside of the measured forward pass and loss"
+    )
+
+    def __init__(self, path: str, variable: ContextVar[Any]) -> None:
+        super().__init__(path, variable)
+        self.__dict__["_variable"] = variable
+
+    def get(self, *default: Any) -> Any:
+        value = self.__dict__["_variable"].get(*default)
+        return value if isinstance(value, CONSTANTS) else self._refuse()
+
+
+CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
 class Unwrapped(nn.Module):
@@ -115,3 +161,13 @@ def _is_assigned(cell: CellType) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_bound(value: Any) -> bool:
+    """Whether it is a method, written in C, of an object, as ``[1, 2].pop``; functions belong to a module.
+
+    >>> is_bound([1, 2].pop), is_bound(torch.relu), is_bound(len), is_bound(dict.fromkeys)
+    (True, False, False, False)
+    """
+    kinds = BuiltinMethodType, MethodWrapperType
+    return isinstance(value, kinds) and not isinstance(value.__self__, ModuleType | type | None)

@@ -4,8 +4,10 @@ Measuring runs such copies, so that nothing it does is seen by the user's model:
 `forward`, buffers, training flags, hooks, lists and modules captured by a loss function.
 """
 
+import threading
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import Enum
@@ -29,8 +31,19 @@ from torch.utils._pytree import tree_leaves
 from lca.errors import LCAError
 from lca.frameworks._attributes import Attributes, slots_of
 from lca.frameworks._code import globals_in
-from lca_torch._copies import Arguments, Cells, FindsTensors, Pair, Uncopied, Unwrapped
+from lca_torch._copies import (
+    Arguments,
+    Cells,
+    FindsTensors,
+    Pair,
+    ReadOnly,
+    Trial,
+    Uncopied,
+    Unwrapped,
+    is_bound,
+)
 from lca_torch._distribution import is_mesh, unsharded_class, without_distribution
+from lca_torch._environment import is_its_own_copy
 from lca_torch._kept_results import standing_in, users_keeper_in
 from lca_torch._libraries import in_library
 from lca_torch._originals import (
@@ -42,7 +55,7 @@ from lca_torch._originals import (
     replace_keys,
 )
 from lca_torch._shared_state import is_users
-from lca_torch._shared_variables import DEFAULTS, Follower, SharedVariables
+from lca_torch._shared_variables import DEFAULTS, Follower, Shared
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _SET_STATE: Any = nn.Module.__setstate__
@@ -57,15 +70,17 @@ class Copier:
     """Objects copied by their own rules, by id: what is in them may change unseen."""
     objects: list[tuple[str, Any]] = field(default_factory=list)
     """Objects copied attribute by attribute, with their paths; their classes may change."""
+    trial: Trial | None = None
+    """Of copies that are run in training mode."""
     _memo: dict[int, Any] = field(default_factory=dict)
     _alive: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
 
     def __post_init__(self) -> None:
         self.originals = Originals()
-        self._variables = Follower(self.copy, self.originals)
+        self._variables = Follower(self.copy, self.originals, self.trial)
         self._keyed: list[tuple[Any, Any]] = []
 
-    def finish(self) -> list[SharedVariables]:
+    def finish(self) -> list[Shared]:
         """The variables of classes, modules and functions that the copies read where the user has them."""
         found, pairs = self._variables.finish()
         self.pairs += pairs
@@ -74,13 +89,15 @@ class Copier:
             replace_keys(original, made, self._memo)
         return found
 
-    def copy(self, value: Any, path: str) -> Any:  # noqa: PLR0911 - one line for each kind of value
+    def copy(self, value: Any, path: str) -> Any:  # noqa: PLR0911, PLR0912 - one line for each kind
         """A private copy of ``value``, which the user knows as ``path``; tensors are shared."""
         if id(value) in self._memo:
             return self._memo[id(value)]
         if isinstance(value, type | ModuleType):
             self._variables.add(value)
             return value
+        if is_bound(value):
+            return self._bound(value, path)
         if isinstance(value, _SHARED) or _is_ours(value) or is_mesh(value):
             return value
         if finds_tensors(value):
@@ -108,6 +125,8 @@ class Copier:
         if type(value) is SimpleNamespace or _is_plain(value):
             shell = SimpleNamespace() if type(value) is SimpleNamespace else object.__new__(type(value))
             return self._object(value, path, shell)
+        if isinstance(value, _OF_THREADS):
+            return self._of_thread(value, path)
         return self._other(value, path)
 
     def _remember(self, original: Any, copy: Any) -> Any:
@@ -180,6 +199,27 @@ class Copier:
             made.update(self.copy(v, path) for v in value)
         else:
             made.extend(self.copy(v, f"{path}[{i}]") for i, v in enumerate(value))
+        return made
+
+    def _bound(self, value: Any, path: str) -> Any:
+        """A method, written in C, of the copy of its object."""
+        owner = self.copy(value.__self__, path)
+        if owner is value.__self__:
+            return value
+        made = Uncopied(path, value) if isinstance(owner, Uncopied) else getattr(owner, value.__name__)
+        return self._remember(value, made)
+
+    def _of_thread(self, value: Any, path: str) -> Any:
+        """A lock of its own; or what holds attributes of a thread, with those of this one."""
+        if type(value) in _LOCKS:
+            return self._remember(value, _LOCKS[type(value)]())
+        if isinstance(value, ContextVar):
+            return self._remember(value, ReadOnly(path, value))
+        kind: Any = type(value)
+        made = self._remember(value, kind.__new__(kind))
+        made.__dict__.update({key: self.copy(v, _join(path, key)) for key, v in value.__dict__.items()})
+        self.pairs.append(Pair(path, value.__dict__, made.__dict__))
+        self._variables.add_class(type(value), by_name=False)
         return made
 
     def _weak(self, value: Any, path: str) -> Any:
@@ -256,7 +296,8 @@ class Copier:
     def _other(self, value: Any, path: str) -> Any:
         """A copy made by the object's own rules; the tensors and modules in it are found by making one."""
         if users_keeper_in(value) is not None:
-            return self._remember(value, standing_in(value, self.originals.original, self.originals.copy))
+            made = standing_in(value, self.originals.original, self.originals.copy, self.trial)
+            return self._remember(value, made)
         if isinstance(value, property):
             return value
         if isinstance(value, frozenset):
@@ -278,6 +319,8 @@ class Copier:
         else:
             if made is not value:
                 self.opaque[id(value)] = value
+            elif is_its_own_copy(value):
+                self._variables.add_attributes(value)
         return self._remember(value, made)
 
     def _iterator(self, value: Any, path: str) -> Any:
@@ -296,6 +339,8 @@ _SHARED = (
 )  # fmt: skip
 _PLAIN = ("builtins", "collections")
 _ITERATING = ("builtins", "itertools")
+_LOCKS: dict[type, Callable[[], Any]] = {type(make()): make for make in (threading.Lock, threading.RLock)}
+_OF_THREADS = threading.local, ContextVar, *_LOCKS
 
 
 def _is_plain(value: Any) -> bool:

@@ -3,6 +3,7 @@
 import pickle
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from types import MethodType
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lca.errors import LCAError
 from lca.frameworks._keepers import KEEPER, emptied_again, keeper_in
+from lca_torch._copies import CONSTANTS, Trial, not_copied
 from lca_torch._libraries import in_library
 
 
@@ -30,16 +32,26 @@ class KeptResults:
         Gives the original of a copy, and everything else as it is.
     copy
         Gives the copy of an original, and everything else as it is.
+    trial
+        Of a copy that is run in training mode: it gets what was computed in evaluation mode, and of what a
+        call may change a copy.
 
     Raises
     ------
     LCAError
         In a call, if an argument has no original, if the result leads to what is measured or was drawn at
-        random, or if results are forgotten.
+        random, or if results are forgotten; `NotCopiedError` in a trial, where training would compute one.
     """
 
-    def __init__(self, function: Any, original: Callable[[Any], Any], copy: Callable[[Any], Any]) -> None:
-        self._function, self._original, self._copy = function, original, copy
+    def __init__(
+        self,
+        function: Any,
+        original: Callable[[Any], Any],
+        copy: Callable[[Any], Any],
+        trial: Trial | None = None,
+    ) -> None:
+        self._function, self._original, self._copy, self._trial = function, original, copy, trial
+        self._known: dict[Any, Any] = {}
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else MethodType(self, instance)
@@ -48,6 +60,11 @@ class KeptResults:
         given = [self._original(value) for value in (*args, *kwargs.values())]
         if any(map(_is_made, tree_leaves(given))):
             raise self._error(_GIVEN)
+        call = tuple(given), len(args), tuple(kwargs)
+        if self._trial is not None and self._trial.training:
+            if call not in self._known:
+                raise not_copied(self._name, _COMPUTES)
+            return tree_map(lambda leaf: leaf, self._known[call])  # in containers of its own
         before, drawn, put_back = self._function.cache_info(), _random_states(), emptied_again(self._function)
         with torch._C.DisableTorchFunction(), torch.enable_grad():
             result = self._function(*given[: len(args)], **dict(zip(kwargs, given[len(args) :], strict=True)))
@@ -62,6 +79,8 @@ class KeptResults:
         elif computed and drawn != _random_states():
             reason = _RANDOM
         if not reason:
+            if self._trial is not None:
+                self._known[call] = result = tree_map(self._private, result)
             return tree_map(self._copy, result)  # in containers of its own, as the loss may write into them
         put_back()
         raise self._error(reason)
@@ -70,13 +89,28 @@ class KeptResults:
         """What the user's function says."""
         return self._function.cache_info()
 
+    def _private(self, leaf: Any) -> Any:
+        """The copy of a leaf of a result; one made now of what has none and may be changed."""
+        found = self._copy(leaf)
+        if found is not leaf or isinstance(leaf, (*CONSTANTS, Tensor, nn.Module)):
+            return found
+        try:
+            return deepcopy(leaf)
+        except Exception as error:  # whatever its own __deepcopy__ raises
+            kind = type(leaf).__name__
+            raise not_copied(f"a {kind} kept by {self._name}", "which cannot be copied") from error
+
+    @property
+    def _name(self) -> str:
+        return getattr(self._function, "__qualname__", "a function")
+
     def _error(self, reason: str) -> LCAError:
-        name = getattr(self._function, "__qualname__", "a function")
         return LCAError(
-            f"the loss calls {name}, which keeps its results (functools.lru_cache), and {reason}."
+            f"the loss calls {self._name}, which keeps its results (functools.lru_cache), and {reason}."
         )
 
 
+_COMPUTES = "which keeps its results (functools.lru_cache), and has none for this call in evaluation mode"
 _GIVEN = (
     "passes it a tensor that is no parameter or buffer of the model; what is kept for it is not found "
     "for its copy: compute it anew each time"
@@ -125,7 +159,9 @@ def users_keeper_in(value: Any) -> Any:
     return None if keeper is None or in_library(keeper.__module__ or "") else keeper
 
 
-def standing_in(value: Any, original: Callable[[Any], Any], copy: Callable[[Any], Any]) -> Any:
+def standing_in(
+    value: Any, original: Callable[[Any], Any], copy: Callable[[Any], Any], trial: Trial | None
+) -> Any:
     """`KeptResults` for a function, or a property, static or class method made of it."""
-    stand_in = KeptResults(keeper_in(value), original, copy)
+    stand_in = KeptResults(keeper_in(value), original, copy, trial)
     return stand_in if type(value) is KEEPER else type(value)(stand_in)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lca._listing import listed
 from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LCAError
 from lca.frameworks import (
@@ -46,6 +47,7 @@ from lca_torch._checks import (
     refuse_reentrant,
     require_theta_alone,
 )
+from lca_torch._copies import NotCopiedError, Trial, not_copied
 from lca_torch._data import Unchanged, refuse_arrays
 from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, reader_of_example_losses
 from lca_torch._form import HALF, Cast, Precision, VectorForm, Vectors
@@ -132,12 +134,12 @@ class TorchLoss(ModelLoss):
         self._random = RandomStates(self.device)
         self._prefix = f"loss[{next(_serial)}]"
 
-        def replicate() -> Replica:
+        def replicate(trial: Trial | None = None) -> Replica:
             kept = kept_in_evaluation(model)
             self._kept = self._kept if kept is None else kept
             policies = normalisation_policies(model, batch_norm, self._kept)
             self.mixes_examples = mixes_examples(model, policies)
-            made = Replica(model, batch_loss, loss_fn, self._own, policies, self._prefix)
+            made = Replica(model, batch_loss, loss_fn, self._own, policies, self._prefix, trial)
             self._adapt(made)
             made.function = torch.compile(made.batch_loss) if compile else made.batch_loss
             return made
@@ -221,7 +223,7 @@ class TorchLoss(ModelLoss):
             return buffers
         names = [name for name, module in self._model.named_modules() if module.training]
         try:
-            _, written = self._pass(self._replicate(), self._batch, names, gradients=False)
+            _, written = self._pass(self._trial(), self._batch, names, gradients=False)
         except Exception:  # of the user's code, for a batch or at a time that it is not made for
             return buffers
         return buffers & (statistics | written)
@@ -230,14 +232,33 @@ class TorchLoss(ModelLoss):
         """As `ModelLoss.differ_in_training`, without dropout, on a private copy."""
         if self._batch is None or _has_ranks():
             return super().differ_in_training(choices)
-        trial, seed = self._replicate(), next(self._seeds)
-        return differ_in_training(
-            lambda batch, names: self._pass(trial, batch, names, gradients=True, seed=seed)[0],
-            self._batch,
-            choices,
-            eps=max(_eps(self.dtype), self.precision_eps or 0.0),
-            out_of_memory=(torch.OutOfMemoryError,),
-        )
+        try:
+            trial, seed = self._trial(), next(self._seeds)
+            return differ_in_training(
+                lambda batch, names: self._pass(trial, batch, names, gradients=True, seed=seed)[0],
+                self._batch,
+                choices,
+                eps=max(_eps(self.dtype), self.precision_eps or 0.0),
+                out_of_memory=(torch.OutOfMemoryError,),
+                refused=(NotCopiedError,),
+            )
+        except NotCopiedError as error:
+            self.untold_in_training = error.what
+            return super().differ_in_training(choices)
+
+    def _trial(self) -> Replica:
+        """A private copy to be run in training mode, which shares nothing that this may move.
+
+        Raises
+        ------
+        NotCopiedError
+            If there is something that has no copy, and would not be refused when it is used.
+        """
+        trial = Trial()
+        made = self._replicate(trial)
+        if trial.obstacles:
+            raise not_copied(listed(list(trial.obstacles)), "which has no copy")
+        return made
 
     def _pass(
         self, trial: Replica, batch: PyTree, names: Collection[str], *, gradients: bool, seed: int = 0
@@ -496,14 +517,21 @@ class TorchLoss(ModelLoss):
         try:
             self._learn(self._versions.current, batch)
         except DataError as error:
-            made = self._replicate()
-            if isinstance(self._one_loss(made, 1.0, made.model.train), Exception):
+            if isinstance(self._loss_in_training(), Exception):
                 raise
             raise DataError(
                 f"{str(error).rstrip('.')}. In training mode it raises nothing, but it is measured in "
                 "evaluation mode, as after model.eval(). If the model returns losses in training mode only, "
                 "pass batch_loss=, a function of model and batch that calls model.train() first."
             ) from error
+
+    def _loss_in_training(self) -> float | Exception:
+        """The loss of a private copy after its ``train()``."""
+        try:
+            made = self._trial()
+        except NotCopiedError as error:
+            return error
+        return self._one_loss(made, 1.0, made.model.train)
 
     def _refuse_cached(self) -> None:
         """Refuse a model that computes in ``train()`` or ``eval()`` what its forward pass reads later."""

@@ -7,6 +7,7 @@ does not depend on the gradient is computed once for all micro-batches.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import unwrap
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -44,7 +45,7 @@ def updates_without(
     Parameters
     ----------
     optimizer
-        SGD, Adam, AdamW or RMSprop, in the state before its step.
+        SGD, Adam, AdamW or RMSprop, or of a class that inherits from one, in the state before its step.
     gradients
         g_m (K,), one a micro-batch, as the optimizer sees them (clipped, say).
     weights
@@ -67,7 +68,7 @@ def updates_without(
     with detached():
         means = [mean_without(m, gradients, weights) for m in range(len(gradients))]
         lasts = [*[False] * (len(means) - 1), True]
-        make, groups = _KNOWN[type(optimizer)].update, list(_alike(optimizer, parameters))
+        make, groups = _known_of(optimizer).update, list(_alike(optimizer, parameters))
         if len(groups) == 1 and len(groups[0][0]) == len(parameters):
             return list(map(make(groups[0][1]), means, lasts))
         held = local_parts(parameters)
@@ -96,7 +97,7 @@ def updates_by_blocks(
     (slice(0, 2, None), tensor([-0.5000, -0.5000]), slice(2, 3, None))
     """
     check_known(optimizer)
-    make = _KNOWN[type(optimizer)].update
+    make = _known_of(optimizer).update
     known: dict[int, tuple[_Alike, int]] = {}
     for members, alike in _alike(optimizer, parameters):
         known |= {position: (alike, which) for which, position in enumerate(members)}
@@ -128,7 +129,7 @@ def leading_updates(
     [tensor([-0.5000, -0.5000])]
     """
     check_known(optimizer)
-    make = _KNOWN[type(optimizer)].update
+    make = _known_of(optimizer).update
     with detached():
         pieces = gradient.split([own.numel() for own in parameters])  # type: ignore[no-untyped-call]
         found = [piece.new_zeros(len(piece[:most])) for piece in pieces]
@@ -166,7 +167,7 @@ def update_slope(
     -0.5
     """
     check_known(optimizer)
-    known = _KNOWN[type(optimizer)]
+    known = _known_of(optimizer)
     found: list[Tensor | float] = [0.0] * len(parameters)
     with detached():
         held = local_parts(parameters)
@@ -193,11 +194,15 @@ def update_slope(
 
 
 def check_known(optimizer: torch.optim.Optimizer) -> None:
-    """Raise `LCAError`, with the reason, if the updates of this optimizer cannot be computed."""
-    kind = type(optimizer)
-    if kind not in _KNOWN:
+    """Raise `LCAError`, with the reason, if the updates of this optimizer cannot be computed.
+
+    Those of a class that inherits from a known one are taken for those of this; `UpdateCheck` finds if a step
+    of its own makes others.
+    """
+    name, kind = type(optimizer).__name__, _known_kind(optimizer)
+    if kind is None:
         raise LCAError(
-            f"the update that {kind.__name__} would make with another gradient, such as one without a "
+            f"the update that {name} would make with another gradient, such as one without a "
             "micro-batch, cannot be computed; train with "
             f"{' or '.join(known.__name__ for known in _KNOWN)}, {ELSE}"
         )
@@ -205,9 +210,20 @@ def check_known(optimizer: torch.optim.Optimizer) -> None:
         for option, why in _KNOWN[kind].refused.items():
             if group.get(option):
                 raise LCAError(
-                    f"parameter group {number} of this {kind.__name__} has {option}={group[option]!r}: "
+                    f"parameter group {number} of this {name} has {option}={group[option]!r}: "
                     f"{why}. Omit the option, {ELSE}"
                 )
+
+
+def require_inherited_step(optimizer: torch.optim.Optimizer) -> None:
+    """Raise `LCAError` if the class of the optimizer has a step of its own, where no update is compared."""
+    kind = type(optimizer)
+    known = _known_kind(optimizer)
+    if known is not None and unwrap(kind.step) is not unwrap(known.step):
+        raise LCAError(
+            f"{kind.__name__} has a step of its own, and of sharded models no update is compared with that "
+            f"of {known.__name__}; train with {known.__name__}, {ELSE}"
+        )
 
 
 def refuse_maximizing(optimizers: Iterable[torch.optim.Optimizer]) -> None:
@@ -397,7 +413,7 @@ class _Known:
 
 
 _ADAM = _Known(_adam, _adam_slope, {})
-_KNOWN: dict[type, _Known] = {
+_KNOWN: dict[type[torch.optim.Optimizer], _Known] = {
     torch.optim.SGD: _Known(_sgd, lambda alike, gradient: _sgd_slope(alike), {}),
     torch.optim.Adam: _ADAM,
     torch.optim.AdamW: _ADAM,
@@ -407,6 +423,15 @@ _KNOWN: dict[type, _Known] = {
         {"momentum": "RMSprop is supported without momentum only", "centered": "centering is not supported"},
     ),
 }
+
+
+def _known_kind(optimizer: torch.optim.Optimizer) -> type[torch.optim.Optimizer] | None:
+    return next((kind for kind in type(optimizer).__mro__ if kind in _KNOWN), None)
+
+
+def _known_of(optimizer: torch.optim.Optimizer) -> _Known:
+    """How the optimizer, or the one that it inherits from, makes its updates; see `check_known`."""
+    return _KNOWN[_known_kind(optimizer) or type(optimizer)]
 
 
 def _alike(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lca.errors import LCAError
+from lca_torch._shared_state import is_users
 
 WEAK_CONTAINERS = (WeakKeyDictionary, WeakValueDictionary, WeakSet, WeakIdKeyDictionary)
 _ORIGINAL = "_the_original"
@@ -99,9 +100,10 @@ def _read_by(code: CodeType) -> set[str]:
 
 
 def is_weak(value: object) -> bool:
-    """Whether it is a weak reference to a module, or a container of weak references."""
+    """Whether it is a weak reference to a module or an object of the user's, or a container of such."""
     if type(value) in ProxyTypes or type(value) is ReferenceType:
-        return isinstance(referent(value), nn.Module)
+        target = referent(value)
+        return isinstance(target, nn.Module) or is_users(type(target))
     return type(value) in WEAK_CONTAINERS
 
 

@@ -12,14 +12,14 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from lca.frameworks import BatchNormPolicy, PyTree
 from lca_torch._configuration import Configuration
-from lca_torch._copies import Pair
+from lca_torch._copies import Pair, Trial
 from lca_torch._copying import Copier
 from lca_torch._examples import BatchLoss, LossFn, default_loss, with_samples
 from lca_torch._form import Cast
 from lca_torch._global_hooks import GlobalHooks, require_no_modes
 from lca_torch._memory import Memory
 from lca_torch._policies import dropout_rates
-from lca_torch._shared_variables import SharedVariables, installed
+from lca_torch._shared_variables import Shared, installed
 from lca_torch._slots import Slots, is_small
 
 PARAMETRISATIONS = WeightNorm, SpectralNorm, BasePruningMethod
@@ -42,6 +42,8 @@ class Replica:
         The policies of normalisation layers, by name.
     prefix
         Begins the names of tensors that the loss holds.
+    trial
+        If it is run in training mode: it then shares nothing with the user's objects that this may move.
     """
 
     def __init__(  # noqa: PLR0917
@@ -52,8 +54,10 @@ class Replica:
         parameters: Mapping[str, Tensor],
         norms: Mapping[str, BatchNormPolicy],
         prefix: str,
+        trial: Trial | None = None,
     ) -> None:
-        copier = Copier()
+        copier = Copier(trial=trial)
+        self.trial = trial
         self.model: nn.Module = copier.copy(model, "")
         self.loss_fn: LossFn | None = copier.copy(loss_fn, prefix)
         own: BatchLoss | None = copier.copy(batch_loss, prefix)
@@ -62,7 +66,7 @@ class Replica:
         self._global_hooks = GlobalHooks(copier)
         named = dict[str, Tensor](model.named_parameters()) | dict(parameters)
         self._attributes = _attributes(copier, named, model.named_buffers())
-        self._shared = copier.finish()
+        self._shared, self._originals = copier.finish(), copier.originals  # which keep copies alive
         given: Any = {"batch_loss": batch_loss, "loss_fn": loss_fn}
         copier.pairs.append(Pair(prefix, given, {"batch_loss": own, "loss_fn": self.loss_fn}))
         self.configuration = Configuration(copier.pairs, model, copier.opaque, copier.objects)
@@ -101,6 +105,8 @@ class Replica:
 
     def train(self, names: Collection[str]) -> None:
         """Set these modules in training mode, but without dropout; normalisation layers stay as measured."""
+        if self.trial is not None:
+            self.trial.training = bool(names)
         for name, module in self.model.named_modules():
             module.training = name in names or (isinstance(module, _NormBase) and module.training)
             for rate in dropout_rates(module):
@@ -139,7 +145,7 @@ class Held:
         self,
         replica: Replica,
         tensors: dict[str, Tensor],
-        shared: Sequence[SharedVariables],
+        shared: Sequence[Shared],
         around: AbstractContextManager[object],
     ) -> None:
         self.replica, self.tensors, self._shared, self._around = replica, tensors, shared, around
@@ -221,7 +227,7 @@ def _hooks(model: nn.Module, others: Iterable[dict[int, Any]]) -> Hooks:
 
 
 @contextmanager
-def _with(hooks: GlobalHooks, shared: Iterable[SharedVariables]) -> Iterator[None]:
+def _with(hooks: GlobalHooks, shared: Iterable[Shared]) -> Iterator[None]:
     with hooks, installed(shared):
         yield
 

@@ -11,6 +11,7 @@ from lca_torch._distribution import gathered
 from lca_torch._gradients import ELSE, Gradients, Places, Versions
 from lca_torch._kinds import holds_summands, is_sharded, local_part
 from lca_torch._live import detached, flat, holds
+from lca_torch._optimizers import require_inherited_step
 from lca_torch._process_group import MeasuringRanks
 from lca_torch._shard_vector import Shards, ShardVector
 from lca_torch._state import checksum
@@ -131,8 +132,9 @@ class ShardedGradients(Gradients):
         found = super().updates_without(optimizer, [own.local for own in gradients], weights)
         return [ShardVector(update, self._shards) for update in found]
 
-    def check_of(self, *args: Any) -> None:
-        """Of shards no update is compared."""
+    def check_of(self, optimizer: torch.optim.Optimizer, gradient: Any) -> None:
+        """Of shards no update is compared, so that it has to be known."""
+        require_inherited_step(optimizer)
 
     def left_out(self, *args: Any, **options: Any) -> None:
         """Of shards the updates are computed at once."""

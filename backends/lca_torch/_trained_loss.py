@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, wraps
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class ForwardPass(NamedTuple):
     loss: ReachedLoss | None
     """The model's own loss; ``None`` if it computes none."""
     inputs: Mapping[str, Any] | None
-    """What the model receives; ``None`` if that is not required."""
+    """What the measured loss receives: what the model does, or the trainer; ``None`` if not required."""
 
 
 class TrainedLoss:
@@ -90,8 +90,15 @@ class TrainedLoss:
         return not abs(whole - value) > summed(abs(whole) + abs(value), self.eps)
 
 
-def listen_to_losses(trainer: Any, listener: Callable[[Any], None]) -> Callable[[], None]:
-    """Call ``listener`` with every loss that ``trainer.compute_loss`` returns; returns what ends that."""
+Listener: TypeAlias = Callable[[Any, Mapping[str, Any] | None], None]
+
+
+def listen_to_losses(trainer: Any, listener: Listener) -> Callable[[], None]:
+    """Call ``listener`` with every loss that ``trainer.compute_loss`` returns; returns what ends that.
+
+    Its second argument are the inputs of ``compute_loss``, which may take labels out of them before it calls
+    the model; ``None`` if they are no mapping.
+    """
     own = _Listening.of(trainer)
     own.listeners.append(listener)
 
@@ -107,15 +114,17 @@ class _Listening:
     """``compute_loss`` of a trainer, replaced on the object."""
 
     def __init__(self, trainer: Any) -> None:
-        self.listeners: list[Callable[[Any], None]] = []
+        self.listeners: list[Listener] = []
         self._trainer, self._before = trainer, vars(trainer).get("compute_loss")
         compute = trainer.compute_loss
 
         @wraps(compute)
         def told(*args: Any, **kwargs: Any) -> Any:
+            given = kwargs.get("inputs", args[1] if len(args) > 1 else None)
+            inputs = dict(given) if isinstance(given, Mapping) else None
             found = compute(*args, **kwargs)
             for listener in self.listeners:
-                listener(found[0] if isinstance(found, tuple) else found)
+                listener(found[0] if isinstance(found, tuple) else found, inputs)
             return found
 
         vars(told)["listening"], self._told = self, told

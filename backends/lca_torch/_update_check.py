@@ -16,7 +16,8 @@ from lca_torch._optimizers import ELSE, leading_updates
 class UpdateCheck:
     """Compares an update with the formula that tells what it would be with another gradient.
 
-    The formula does not know what a hook, a wrapper or a projection does to the parameters inside the step.
+    The formula does not know what a hook, a wrapper, a projection or the step of a subclass does to the
+    parameters inside the step.
     Compared are the first entries of each parameter, all of those of small models.
 
     Parameters

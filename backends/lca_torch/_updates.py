@@ -60,7 +60,7 @@ class Updates:
         self._handles: list[Any] = []
         self._intercepted: list[_Intercepted] = []
         self._running: list[FrameType] = []
-        self._made = self._collects = self._moves = False
+        self._made = self._collects = self._moves = self._awaits = False
         self._collect = untraced(self._collect_fields)
         self._collector: Any = None
 
@@ -87,7 +87,7 @@ class Updates:
             self._running = [running for running in self._running if running in stack]
         if not self._running:
             self._forget_collector()
-            self._made = self._moves = False
+            self._made = self._moves = self._awaits = False
             self._collects = self._listener.before(optimizer)
         self._running.append(frame)
 
@@ -115,8 +115,10 @@ class Updates:
         if closure is None:
             self._moves |= may_move(optimizer)
             if collects:
-                # By a hook that runs after those of the user, which may change the gradient.
+                # By a hook that runs after those of the user, which may change the gradient; once, as torch
+                # calls it again for ``super().step()``.
                 self._collector = optimizer.register_step_pre_hook(self._collect)
+                self._awaits = True
             return None
         closure = self._followed(closure, optimizer, collects=collects)
         if len(args) > 1:
@@ -139,13 +141,15 @@ class Updates:
             self._moves |= may_move(optimizer)
             if collects:
                 collects = False
+                self._awaits = True
                 self._collect(optimizer)
             return result
 
         return followed
 
     def _collect_fields(self, optimizer: Optimizer, *arguments: Any) -> None:
-        if may_move(optimizer):
+        if self._awaits and may_move(optimizer):
+            self._awaits = False
             self._listener.collect(optimizer)
 
     def _owns(self, optimizer: Optimizer) -> bool:

@@ -68,9 +68,13 @@ class _TrainerLoop(Loop):
             )
         )
 
-    def trained(self, loss: Any) -> None:
+    def trained(self, loss: Any, inputs: Mapping[str, Any] | None) -> None:
         """The trainer has computed the loss of a batch, or one without gradients for an evaluation."""
         if self._requested() and isinstance(loss, Tensor) and loss.requires_grad:
+            if inputs is not None and not self.measures_model:  # some are not passed on to the model
+                self._forward = [
+                    own if own.inputs is None else own._replace(inputs=inputs) for own in self._forward
+                ]
             self._losses.append(TrainedLoss(loss, self._forward))
             self._forward = []
 
@@ -133,8 +137,9 @@ class _TrainerLoop(Loop):
         if self.measures_model:
             raise LCAError(_ANOTHER)
         weights = [loss.factor / scale for loss in self._losses]
-        counts_labels = all(own.labels.share(self._rule) == 1 for loss in self._losses for own in loss.passes)
-        if not counts_labels or abs(sum(weights) - 1) > summed(1.0, max(loss.eps for loss in self._losses)):
+        alone = len(self._losses) == 1 and processes() == 1  # of one batch the labels need not be counted
+        known = alone or all(own.labels.share(self._rule) == 1 for one in self._losses for own in one.passes)
+        if not known or abs(sum(weights) - 1) > summed(1.0, max(loss.eps for loss in self._losses)):
             raise LCAError(_UNKNOWN)
         return weights, []
 
@@ -154,8 +159,9 @@ class _TrainerLoop(Loop):
             return super()._halves(*known)
         except KeyError as error:  # of a loss or weight of the user's
             raise LCAError(
-                f"the measured loss does not find {error} in a batch as the model receives it; leave that "
-                "among the inputs of the model, or use an estimator that requires no halves of a batch "
+                f"the measured loss does not find {error} in a batch as compute_loss receives it (as the "
+                "model does, where its own loss is measured, too); leave that among the inputs, or use an "
+                "estimator that requires no halves of a batch "
                 "(lca.estimators.LaggedCrossFit)."
             ) from error
 
@@ -321,8 +327,8 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
     They also stop at an update for which the trainer computes another loss than the model's own, while that
     is measured (``compute_loss_func``, label smoothing, or a ``compute_loss`` of your own with weights of
     classes or further terms). If a function of yours is measured (``batch_loss=``), it has to be that loss,
-    which is not checked; with ``gradient_accumulation_steps``, the trainer must divide it by the number of
-    batches. Estimators that
+    which is not checked, and gets the inputs of ``compute_loss``; with ``gradient_accumulation_steps``, the
+    trainer must divide it by the number of batches. Estimators that
     require the batch itself (`lca.estimators.NextBatch` except with ``RIGHT``) need a `Tracker` around a loop
     of your own.
 

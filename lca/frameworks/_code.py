@@ -1,9 +1,12 @@
 """Names in the code of functions."""
 
 import re
+import sys
 from collections.abc import Iterator
-from dis import get_instructions
-from types import CodeType, FunctionType
+from contextlib import suppress
+from dis import get_instructions, opmap
+from importlib.util import resolve_name
+from types import CodeType, FunctionType, ModuleType
 
 _BY_NAME = frozenset(
     {"__dict__", "attrgetter", "eval", "exec", "getattr", "globals", "hasattr", "methodcaller", "vars"}
@@ -11,6 +14,10 @@ _BY_NAME = frozenset(
 """What looks a name up that is in a string."""
 _OF_GLOBALS = ("LOAD_NAME", "IMPORT_NAME", "_GLOBAL", "_GLOBALS")
 """How the instructions end that read, write or import a global name, and no attribute."""
+_SETTING = frozenset({"setattr", "__setattr__"})
+_OF_ATTRIBUTES = ("_ATTR", "LOAD_METHOD")
+_ON_STACK = frozenset({"COPY", "SWAP", "PUSH_NULL"})
+"""Instructions between a module and the attribute that is changed in place (``module.count += 1``)."""
 
 
 def names_in(code: CodeType) -> set[str]:
@@ -47,6 +54,67 @@ def globals_in(function: FunctionType) -> frozenset[str]:
             read = (own.argval for own in get_instructions(part) if own.opname.endswith(_OF_GLOBALS))
             found |= known & set(read)
     return frozenset(found)
+
+
+def stores_attributes(function: FunctionType) -> bool:
+    """Whether code may set attributes.
+
+    Examples
+    --------
+    >>> stores_attributes(names_in)
+    False
+    """
+    return any(
+        opmap["STORE_ATTR"] in part.co_code[::2] or not _SETTING.isdisjoint(part.co_names)
+        for part in _parts(function.__code__)
+    )
+
+
+def imports_in(function: FunctionType) -> list[ModuleType]:
+    """The modules that a function imports when it is called, as far as they are loaded.
+
+    Examples
+    --------
+    >>> def imports():
+    ...     import json
+    ...     return json
+    >>> [module.__name__ for module in imports_in(imports)]
+    ['json']
+    """
+    names: list[str] = []
+    for part in _parts(function.__code__):
+        if opmap["IMPORT_NAME"] not in part.co_code[::2]:  # reading the instructions takes longer
+            continue
+        found = list(get_instructions(part))
+        for level, entries, own in zip(found, found[1:], found[2:], strict=False):
+            if own.opname == "IMPORT_NAME":
+                name = "." * level.argval + own.argval
+                with suppress(ImportError):  # which the import itself raises, too
+                    name = resolve_name(name, function.__globals__.get("__package__"))
+                names += [name, *(f"{name}.{entry}" for entry in entries.argval or ())]
+    return [sys.modules[name] for name in dict.fromkeys(names) if name in sys.modules]
+
+
+def module_attributes(function: FunctionType) -> Iterator[tuple[ModuleType, str, bool]]:
+    """The attributes of modules that the code of a function refers to, and whether it writes them.
+
+    Examples
+    --------
+    >>> def reads():
+    ...     return sys.path, re.sub
+    >>> [(module.__name__, name, written) for module, name, written in module_attributes(reads)]
+    [('sys', 'path', False), ('re', 'sub', False)]
+    """
+    for part in _parts(function.__code__):
+        found = [own for own in get_instructions(part) if own.opname not in _ON_STACK]
+        written = {own.argval for own in found if own.opname in ("STORE_ATTR", "DELETE_ATTR")}
+        for place, own in enumerate(found):
+            module = function.__globals__.get(own.argval) if own.opname.endswith(_OF_GLOBALS) else None
+            for attribute in found[place + 1 :]:
+                if not isinstance(module, ModuleType) or not attribute.opname.endswith(_OF_ATTRIBUTES):
+                    break
+                yield module, attribute.argval, attribute.argval in written
+                module = vars(module).get(attribute.argval)
 
 
 def _parts(code: CodeType) -> Iterator[CodeType]:

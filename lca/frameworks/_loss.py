@@ -54,6 +54,8 @@ class ModelLoss(ABC):
         What may have cut the gradient.
     sample_hint
         Which losses can be weighted.
+    untold_in_training
+        What kept `differ_in_training` from telling, as training would find it changed. Default: "".
     terms_hint
         A `lca.Sum` of the data term and the penalty, as a user writes it.
     """
@@ -69,6 +71,7 @@ class ModelLoss(ABC):
     moving_hint: str = ""
     gradient_hint: str = "is it detached from them, or converted to a number on the way?"
     sample_hint: str = "pass a loss that can be weighted"
+    untold_in_training: str = ""
     terms_hint: str = 'lca.Sum({"data": objective, "penalty": Penalty(model, function)})'
 
     @abstractmethod

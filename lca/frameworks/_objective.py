@@ -12,7 +12,7 @@ import numpy as np
 from lca.arrays import Vector
 from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import LCAError, LCAWarning
-from lca.frameworks._data import Measured, Rows, labels_of
+from lca.frameworks._data import Batches, Measured, Rows, labels_of
 from lca.frameworks._loss import ModelLoss
 from lca.frameworks._trees import PyTree, examples_in, is_rows
 from lca.frameworks._trials import Trials
@@ -437,9 +437,11 @@ class ModelObjective:
 
     def _all_rows(self) -> Rows:
         if not isinstance(self._data, Rows) or not self._loss.counts_examples:
+            read = isinstance(self._data, Batches) and not self._data.kept
+            remedy = "these data are read anew at every pass: omit keep=False, or use" if read else "use"
             raise LCAError(
                 "single examples can only be drawn from tensors with one row per example, where a "
-                "batch counts by its examples (no batch_weight); use an estimator of the full loss "
+                f"batch counts by its examples (no batch_weight); {remedy} an estimator of the full loss "
                 "(lca.Adaptive) or on training batches (lca.estimators.CrossFit, or LaggedCrossFit, which "
                 "requires the gradient alone)."
             )

@@ -17,6 +17,7 @@ def differ_in_training(
     *,
     eps: float,
     out_of_memory: tuple[type[Exception], ...] = (),
+    refused: tuple[type[Exception], ...] = (),
 ) -> Sequence[bool]:
     """`lca.frameworks.ModelLoss.differ_in_training` on a few rows of a batch; on all, if these have no loss.
 
@@ -32,6 +33,8 @@ def differ_in_training(
         Machine epsilon of the precision in which the loss is computed.
     out_of_memory
         Errors which do not say that the loss is another one.
+    refused
+        Errors of what must not be used in training mode, which are raised.
 
     Examples
     --------
@@ -44,7 +47,7 @@ def differ_in_training(
     def loss_of(rows: PyTree, names: Collection[str]) -> float:
         try:
             return loss_with(rows, names)
-        except passed_on:
+        except (*passed_on, *refused):
             raise
         except Exception:  # of the user's code, as for outputs of another kind
             return math.nan

@@ -242,6 +242,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             (self._dropout, _DROPOUT),
             (self._frozen_statistics, _STATISTICS),
             (self._other_in_training, _TRAINING),
+            (self._untold_in_training, _UNTOLD),
             (self._gradient_hooks, _HOOKS),
         ):
             if text not in self._told:
@@ -312,6 +313,11 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
                 found = [n for names in compress(kinds.values(), differ) for n in names] or [*modules][:1]
                 return [f"{n} ({modules[n].__name__})" if n else modules[n].__name__ for n in found]
         return []
+
+    def _untold_in_training(self) -> list[str]:
+        """What kept each loss from telling whether it is another one in training mode."""
+        losses = [own._loss for own in leaves(self._session.objectives) if isinstance(own, ModelObjective)]
+        return list(dict.fromkeys(loss.untold_in_training for loss in losses if loss.untold_in_training))
 
     def _in_training(self) -> Mapping[str, type]:
         """The modules in training mode, by name, but for dropout and statistics that are reported anyway."""
@@ -455,6 +461,13 @@ _TRAINING = (
     "in training mode the model computes another loss than the measured one, or outputs that this cannot "
     "take ({names}), and {estimator} allocates by the gradients of training: those of the other loss. Layers "
     "can differ by tens of per cent. If the loop trains the model in evaluation mode, ignore this."
+)
+_UNTOLD = (
+    "whether the model computes another loss in training mode than the measured one was not tried, because "
+    "that would change what training goes on with ({names}). {estimator} allocates by the gradients of "
+    "training: if they are those of another loss, layers can differ by tens of per cent. Keep that in an "
+    "attribute of the model, of which measuring makes a copy, or, if the loss is the same in both modes, "
+    "ignore this."
 )
 _HOOKS = (
     "hooks see the gradients of training ({names}) and may alter them, and {estimator} allocates by these "

@@ -1,5 +1,6 @@
 """Layers that compute something else in training are named where an estimator takes its gradients."""
 
+import math
 import random
 import warnings
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 from lca.errors import LCAWarning
 from lca.estimators import LaggedCrossFit, SameBatch
 from lca_tensorflow import LCACallback, Objective, Tracker
+from tests.lca_torch import counting_module
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 6)).astype("float32"), RNG.integers(3, size=60)
@@ -247,3 +249,53 @@ def test_fit_says_so_and_trains_the_same():
     [said], ours = fit(LCACallback(X, Y, estimator=LaggedCrossFit(), on_error="raise"))
     assert "cannot take (noise (Chance)), and LaggedCrossFit allocates" in said
     assert ours == fit()[1]
+
+
+class Counting(keras.layers.Layer):
+    """Computes with a counter in training."""
+
+    def __init__(self, way):
+        super().__init__(name="counting")
+        self.way = way
+
+    def call(self, x, training=False):
+        return x * (1 + 0.1 * math.sin(self.way())) if training else x
+
+
+NOT_PUT_BACK = {
+    "by_kept_results": "kept_counter (_lru_cache_wrapper)",
+    "by_context": "NUMBER (ContextVar)",
+    "by_what_a_context_holds": "HOLDER (ContextVar)",
+    "by_modules": "sys.modules",
+}
+PUT_BACK = [
+    "local",
+    "environment",
+    "class_of_classes",
+    "new_global",
+    "weak_reference",
+    "file",
+    "builtin",
+    "import",
+]
+
+
+@pytest.mark.parametrize("way", [*NOT_PUT_BACK, *(f"by_{kind}" for kind in PUT_BACK)])
+def test_trying_moves_nothing_that_training_uses_or_is_left_out(way):
+    traced = way not in ("by_what_a_context_holds", "by_modules")  # which a trace of training moves
+
+    def make():
+        norm = [keras.layers.BatchNormalization()] if traced else []
+        model = of(*norm, Counting(getattr(counting_module, way)))
+        counting_module.reset()
+        return model
+
+    left = [train(make, estimator) for estimator in (None, SameBatch())]
+    values = [[np.asarray(variable).tolist() for variable in model.variables] for model, _ in left]
+    assert values[0] == values[1]
+    [said] = left[1][1]
+    if way in NOT_PUT_BACK:
+        assert "would change what training goes on with (" in said
+        assert NOT_PUT_BACK[way] in said
+    else:
+        assert "cannot take (counting (Counting)), and SameBatch allocates" in said

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 import lca
 from lca import tolerances
-from lca.errors import DataError, NonDeterministicError
+from lca.errors import DataError, LCAError, NonDeterministicError
 from lca_torch import Objective
 from lca_torch._data import TorchTensorOps
 from tests.lca_torch.networks import X, Y, mlp
@@ -100,6 +100,8 @@ def test_a_loader_can_be_read_at_every_pass():
     shuffled = Objective(mlp(), cross_entropy, DataLoader(TensorDataset(X, Y), 4, shuffle=True), keep=False)
     assert close(shuffled.loss(theta), kept.loss(theta), float(torch.finfo(torch.float32).eps))
     assert shuffled.loss(theta) == shuffled.loss(theta)
+    with pytest.raises(LCAError, match="read anew at every pass: omit keep=False, or use an estimator"):
+        _ = shuffled.n_examples
 
 
 class Augmented(Pairs):

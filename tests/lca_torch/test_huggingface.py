@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 import lca
 from lca import RIGHT, tolerances
@@ -528,6 +529,27 @@ def measure_penalised(model):
     return Objective(model, None, {"input_ids": TOKENS, "labels": TOKENS}, batch_size=32, batch_loss=loss)
 
 
+def smoothed(outputs, labels, num_items_in_batch):
+    """Divided by the number of labels that the trainer counts, which passes over the first of each row."""
+    logits, labels = outputs["logits"][:, :-1], labels[:, 1:]
+    options = {"label_smoothing": 0.1, "reduction": "sum"}
+    return cross_entropy(logits.flatten(0, 1), labels.flatten(), **options) / num_items_in_batch
+
+
+class OfFunction(Trainer):
+    """Computes its loss from labels that the model does not get."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, compute_loss_func=smoothed, **options)
+
+
+def measure_smoothed(model):
+    def loss(model, batch):
+        return smoothed(model(batch["input_ids"]), batch["labels"], batch["labels"][:, 1:].numel())
+
+    return Objective(model, None, {"input_ids": TOKENS, "labels": TOKENS}, batch_size=32, batch_loss=loss)
+
+
 OTHER, UNKNOWN = "another loss than the model's own", "the weights of the accumulated batches"
 
 
@@ -538,6 +560,9 @@ OTHER, UNKNOWN = "another loss than the model's own", "the weights of the accumu
         (Trainer, measure, {"label_smoothing_factor": 0.1}, OTHER),
         (Penalised, measure_penalised, {}, None),
         (Penalised, measure_penalised, {"gradient_accumulation_steps": 2}, UNKNOWN),
+        (OfFunction, measure_smoothed, {}, None),
+        (OfFunction, measure_smoothed, {"gradient_accumulation_steps": 2}, UNKNOWN),
+        (Trainer, measure_smoothed, {"label_smoothing_factor": 0.1}, None),
     ],
 )
 def test_a_loss_outside_the_model_has_to_be_the_measured_one(trainer, objective, options, message, tmp_path):

@@ -10,11 +10,19 @@ from torch import nn
 from lca import tolerances
 from lca._micro_batches import mean_gradient
 from lca.errors import LCAError
+from lca.estimators import CrossFit
 from lca.estimators._products import ProductSum
 from lca.reference import _optimizers as optimizers
 from lca.step import MicroBatch
+from lca_torch import Objective, Tracker
 from lca_torch._left_out import LongLeftOut
-from lca_torch._optimizers import check_known, leading_updates, update_slope, updates_without
+from lca_torch._optimizers import (
+    check_known,
+    leading_updates,
+    require_inherited_step,
+    update_slope,
+    updates_without,
+)
 
 EPS = torch.finfo(torch.float64).eps
 WEIGHTS = (0.5, 0.3, 0.2)
@@ -201,6 +209,98 @@ def test_one_number_is_the_slope_of_all_parameters_that_move_alike():
     assert update_slope(two, parameters, torch.ones(3)).tolist() == [-0.25, -0.25, -0.5]
     parameters[0].grad = None
     assert update_slope(one, parameters, torch.ones(3)).tolist() == [0.0, 0.0, -0.5]
+
+
+class Defaults(torch.optim.AdamW):
+    """Has defaults of its own."""
+
+    def __init__(self, params, lr=0.004):
+        super().__init__(params, lr=lr, betas=(0.9, 0.99), weight_decay=0.05)
+
+
+class Counts(torch.optim.RMSprop):
+    """Counts its steps."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        self.steps += 1
+        return super().step(closure)
+
+
+class Halves(torch.optim.SGD):
+    """Changes a part of the gradients before the step that it inherits."""
+
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            p.grad[0].mul_(0.5)
+        return super().step(closure)
+
+
+class Averages(torch.optim.Adam):
+    """Changes the parameters after every fifth step."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        super().step(closure)
+        self.steps += 1
+        if self.steps % 5 == 0:
+            with torch.no_grad():
+                for p in self.param_groups[0]["params"]:
+                    p.mul_(0.9)
+
+
+def crossed(kind, base, **options):
+    """What `CrossFit` allocates in 12 steps with a class and with the one that it inherits from."""
+    x, y = torch.randn(24, 3, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 2
+    found = []
+    for make in (kind, lambda p: base(p, **options)):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = make(model.parameters())
+        tracker = Tracker(
+            model,
+            optimizer,
+            Objective(model, nn.functional.cross_entropy, (x, y)),
+            CrossFit(2, independent=True),
+            on_error="raise",
+            check_every=None,
+        )
+        with tracker:
+            for _ in range(12):
+                optimizer.zero_grad()
+                for (own, labels), weight in tracker.micro_batches((x, y), 2):
+                    (weight * nn.functional.cross_entropy(model(own), labels)).backward()
+                optimizer.step()
+        found.append(tracker.summary()["train"]["per_tensor"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "options"),
+    [
+        (Defaults, torch.optim.AdamW, {"lr": 0.004, "betas": (0.9, 0.99), "weight_decay": 0.05}),
+        (Counts, torch.optim.RMSprop, {}),
+    ],
+)
+def test_a_subclass_that_makes_the_same_updates_is_as_its_base(kind, base, options):
+    base([nn.Parameter(torch.zeros(1))])  # torch calls hooks for its step from now on, too
+    found, expected = crossed(kind, base, **options)
+    assert found == expected
+
+
+@pytest.mark.parametrize("kind", [Halves, Averages])
+def test_a_step_of_a_subclass_that_makes_other_updates_is_refused(kind):
+    with pytest.raises(LCAError, match=rf"the update is off by .* from the one that {kind.__name__} makes"):
+        crossed(kind, kind)
+
+
+def test_a_step_of_a_subclass_is_refused_where_no_update_is_compared():
+    parameters = [nn.Parameter(torch.zeros(2))]
+    require_inherited_step(Defaults(parameters))
+    with pytest.raises(LCAError, match=r"Counts has a step of its own.* train with RMSprop, or use"):
+        require_inherited_step(Counts(parameters))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import threading
 import weakref
 from collections import defaultdict, deque
 from functools import partial
@@ -175,10 +174,10 @@ def test_functions_that_containers_and_iterators_call_are_copied(made):
 
 
 def test_what_cannot_be_copied_keeps_its_class_and_is_refused_when_used():
-    lock = threading.Lock()
-    kind = type(lock)
+    numbers = (number for number in range(9))
+    kind = type(numbers)
     model = nn.Linear(4, 3).double()
-    loss = lambda out, y: cross_entropy(out, y) * (2 if isinstance(lock, kind) else 1)  # noqa: E731
+    loss = lambda out, y: cross_entropy(out, y) * (2 if isinstance(numbers, kind) else 1)  # noqa: E731
     objective = Objective(model, loss, (X, Y))
     assert is_close(objective.loss(objective.theta()), float(loss(model(X), Y).detach()))
     end = weakref.finalize(model, print)

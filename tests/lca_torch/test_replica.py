@@ -165,13 +165,15 @@ def test_an_embedding_that_renormalises_its_weight_is_refused_and_not_written():
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
 def test_what_cannot_be_copied_is_named_when_it_is_used():
-    class Locked(Holding):
+    class Drawing(Holding):
         def forward(self, x):
-            with self.lock:
-                return super().forward(x)
+            return super().forward(x) * next(self.numbers)
 
-    with pytest.raises(LCAError, match=r"the loss uses lock \(lock\), which cannot be copied"):
-        Objective(Locked().double(), cross_entropy, (X, Y))
+    model = Drawing().double()
+    model.numbers = (2.0 for _ in range(9))
+    with pytest.raises(LCAError, match=r"the loss uses numbers \(generator\), which cannot be copied"):
+        Objective(model, cross_entropy, (X, Y))
+    assert len(list(model.numbers)) == 9
     with pytest.raises(LCAError, match="is a ScriptModule.*it was made from"):
         Objective(torch.jit.trace(nn.Linear(4, 3).double(), X), cross_entropy, (X, Y))
 

@@ -1,11 +1,14 @@
 """`Tracker` follows the path of θ, whichever optimizers move it, and counts each update once."""
 
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
@@ -337,6 +340,28 @@ def test_a_compiled_step_is_measured_as_it_is():
         return torch.stack([row.values for row in tracker.views["train"].rows])
 
     assert torch.equal(run(compiled=True), run(compiled=False))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # by torch.compile itself
+def test_a_compiled_step_with_its_backward_pass_compiles_no_hooks():
+    def compiled_frames(measured):
+        torch._dynamo.reset()
+        counters.clear()
+        model = model_of().eval()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        def step():
+            optimizer.zero_grad()
+            backward(model)
+            optimizer.step()
+
+        step = torch.compile(step, backend="eager")
+        with tracker_of(model, optimizer, SameBatch()) if measured else nullcontext():
+            for _ in range(3):
+                step()
+        return counters["frames"]["ok"]
+
+    assert 0 < compiled_frames(measured=True) <= compiled_frames(measured=False)
 
 
 def pruned(parameters):
