@@ -13,6 +13,7 @@ from lca import RIGHT, tolerances
 from lca.analysis import group_totals
 from lca.errors import LCAError, LCAWarning
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch
+from lca.tracking._causes import IN_ORDER
 from lca_torch import Objective, replay
 from tests.laws.callbacks import LAWS, one_warning
 from tests.laws.runs import Kept, Shown
@@ -597,6 +598,26 @@ def test_the_largest_norm_may_change_in_the_run(tmp_path):
     callback = TrainerCallback(measure, LaggedCrossFit(), on_error="raise")
     train(gpt2(), tmp_path, callback, Off(), max_grad_norm=0.1, max_steps=3)
     assert callback.summary()["train"]["steps"] == 2
+
+
+class InOrder(Trainer):
+    """Reads its data as they are stored."""
+
+    def _get_train_sampler(self, *args):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+@pytest.mark.parametrize(("trainer", "noted"), [(InOrder, True), (Trainer, False)])
+def test_a_trainer_that_does_not_shuffle_is_noted_for_the_self_check(tmp_path, trainer, noted):
+    seen = []
+
+    class Looks(transformers.TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            seen.extend(callback.tracker._session._check.seen)
+
+    callback = TrainerCallback(measure, LaggedCrossFit(), on_error="raise")
+    train(gpt2(n_positions=9), tmp_path, callback, Looks(), trainer=trainer, max_steps=2)
+    assert (IN_ORDER in seen) == noted
 
 
 def test_noise_on_embeddings_is_named(tmp_path):
