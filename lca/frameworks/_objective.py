@@ -11,11 +11,11 @@ import numpy as np
 
 from lca.arrays import Vector
 from lca.by_example import ExampleSlopes, GroupMovement
-from lca.errors import LCAError, LCAWarning
+from lca.errors import DataError, LCAError, LCAWarning
 from lca.frameworks._data import Measured, Rows, labels_of
 from lca.frameworks._loss import ModelLoss
 from lca.frameworks._loss_checks import unweighted
-from lca.frameworks._trees import PyTree, examples_in, is_rows
+from lca.frameworks._trees import PyTree, describe, examples_in, is_rows
 from lca.frameworks._trials import Trials
 from lca.frameworks._tryout import choose_batch_size, hints_of, try_out, unstated
 from lca.groups import Groups
@@ -267,7 +267,7 @@ class ModelObjective:
 
     def weight_of(self, batch: PyTree) -> float:
         """How much a batch counts in the mean over batches: its ``batch_weight``, or number of examples."""
-        return self._loss.batch_weight(self._rows(batch))
+        return float(self._loss.batch_weight(self._rows(batch)))
 
     def scores(self, theta: Vector, batch: PyTree | None = None) -> np.ndarray:
         """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example: ``1 - p_model(label)`` of a classifier.
@@ -440,9 +440,14 @@ class ModelObjective:
     def _rows(self, batch: PyTree) -> PyTree:
         if isinstance(batch, Sample):
             return batch.rows
-        rows = self._loss.prepare(batch)
-        if self._loss.counts_examples:
-            examples_in(rows)
+        try:
+            rows = self._loss.prepare(batch)
+            if self._loss.counts_examples:
+                examples_in(rows)
+        except DataError as error:
+            raise DataError(
+                f"the loss of a batch of training ({describe(batch)}) is not known: {error}"
+            ) from error
         return rows
 
     def _examples(self) -> Rows:

@@ -134,6 +134,7 @@ class LoopContext(ABC):
 
     def begin_batch(self, *batch: Batch, weight: float | None = None) -> None:
         """As `lca.tracking.ModelTracker.begin_batch`."""
+        weight = None if weight is None else float(weight)  # it may be a tensor
         if weight is not None and not weight >= 0:
             raise LCAError(f"the weight of a batch is a number ≥ 0, got {weight!r}.")
         self._end_micro_batch()
@@ -144,7 +145,7 @@ class LoopContext(ABC):
             self._contents.begin(self._batches)
         self._told &= weight is not None
         self._weightless |= weight == 0
-        self._begin_micro_batch(1.0 if weight is None else float(weight))
+        self._begin_micro_batch(1.0 if weight is None else weight)
 
     def clips_norm(self, max_norm: float) -> None:
         """As `lca.tracking.ModelTracker.clips_norm`."""
