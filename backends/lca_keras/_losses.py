@@ -1,6 +1,7 @@
 """The loss of a batch on any engine of Keras, from ``loss_fn`` or a compiled model; and its penalties."""
 
 from collections.abc import Callable
+from inspect import unwrap
 from types import FunctionType
 from typing import Any, TypeAlias
 
@@ -131,12 +132,41 @@ def check_loss_arguments(
 
 
 def _trains_compiled_loss(model: keras.Model) -> bool:
-    """Whether the user's ``train_step`` refers to the compiled loss in one of the ways that Keras has."""
+    """Whether the user's ``train_step``, or what it calls, takes the compiled loss in one of Keras' ways."""
     step = getattr(model.train_step, "__func__", model.train_step)
     if step is keras.Model.train_step or not isinstance(step, FunctionType):
         return True
-    ways = {"compute_loss", "_compute_loss", "compiled_loss", "_compile_loss", "train_step"}
-    return bool(ways & names_in(step.__code__))
+    waiting, seen = [step], {step}
+    while waiting:
+        function = waiting.pop()
+        names = names_in(function.__code__)
+        if not _WAYS.isdisjoint(names):
+            return True
+        for name in names:
+            found = _called(model, function, name)
+            if found is None and name in _INHERITED:
+                return True
+            if found is not None and found not in seen:
+                seen.add(found)
+                waiting.append(found)
+    return False
+
+
+_WAYS = frozenset({"compute_loss", "_compute_loss", "compiled_loss", "_compile_loss", "train_step"})
+_INHERITED = frozenset({"compute_loss_and_updates"})
+"""What takes the compiled loss in a class that does not define it."""
+_LIBRARIES = frozenset({"jax", "keras", "numpy", "tensorflow", "torch"})
+"""Whose code is not the user's."""
+
+
+def _called(model: keras.Model, function: FunctionType, name: str) -> FunctionType | None:
+    """The user's method of the model, or function of the module, that a function may call by this name."""
+    for place in (vars(model), *map(vars, type(model).__mro__), function.__globals__):
+        found = getattr(place.get(name), "__func__", place.get(name))  # of a static or class method
+        found = unwrap(found) if callable(found) else found
+        if isinstance(found, FunctionType):
+            return None if found.__module__.partition(".")[0] in _LIBRARIES else found
+    return None
 
 
 def of_outputs(loss_fn: Any, model: keras.Model, y: PyTree, outputs: PyTree, weight: PyTree) -> Tensor:

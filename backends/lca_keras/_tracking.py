@@ -1,7 +1,7 @@
 """`KerasTracker`: what the trackers of Keras models have in common, on every engine, in loops and ``fit``."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, TypeVar
 
 import keras
@@ -136,6 +136,13 @@ class KerasTracker(ModelTracker[Context]):
             for norm in norms
             if norm.trainable and not all(any(norm is own for own in loss._norms) for loss in measured)
         ]
+
+    def _terms(self, objective: Objective) -> Mapping[str, Objective]:
+        found = dict(super()._terms(objective))
+        if isinstance(objective, ModelObjective) and self._model.losses:
+            with suppress(LCAError):  # of a loss of the user's own, whose penalties are not known
+                found["model.losses (regularizers, add_loss)"] = objective.by_term().terms["penalty"]
+        return found
 
     def _in_training(self) -> dict[str, type]:
         layers = layers_with_modes(self._model).items()

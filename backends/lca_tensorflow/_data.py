@@ -58,7 +58,7 @@ def as_tensors(tree: PyTree, dtype: str) -> PyTree:
     if isinstance(tree, tuple | list) and any(isinstance(value, Number) for value in tree):
         if not all(isinstance(value, Number) for value in tree):
             raise DataError(
-                "the measured data hold a single number beside arrays, but every entry has a row for each "
+                "the data hold a single number beside arrays, but every entry has a row for each "
                 "example; use it as a variable inside a batch_loss, or pass numpy.full(n, value)."
             )
         raise DataError(f"got a nested {type(tree).__name__} of numbers; pass numpy.asarray(x).")
@@ -77,7 +77,7 @@ def _without_absent(values: Sequence[PyTree]) -> list[PyTree]:
         found.pop()
     if any(value is None for value in found):
         raise DataError(
-            "the measured data hold None before other entries, as in (x, None, sample_weight) or inputs of "
+            "the data hold None before other entries, as in (x, None, sample_weight) or inputs of "
             "which one is absent; pass what the model and its loss use, and a batch_loss where that is not "
             "(x, y)."
         )
@@ -88,15 +88,15 @@ def _as_tensor(leaf: Any) -> tf.Tensor:
     if isinstance(leaf, tf.RaggedTensor | tf.SparseTensor):
         dense = "x.to_tensor()" if isinstance(leaf, tf.RaggedTensor) else "tf.sparse.to_dense(x)"
         raise DataError(
-            f"the measured data hold a {type(leaf).__name__}, which cannot be cut into batches; pass {dense}."
+            f"the data hold a {type(leaf).__name__}, which cannot be cut into batches; pass {dense}."
         )
     if isinstance(leaf, keras.KerasTensor):
-        raise DataError("the measured data hold a KerasTensor, which has no numbers; pass arrays.")
+        raise DataError("the data hold a KerasTensor, which has no numbers; pass arrays.")
     try:
         return tf.convert_to_tensor(np.asarray(leaf) if hasattr(leaf, "iloc") else leaf)  # of pandas
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"no tensor can be made of a {type(leaf).__name__} in the measured data: its rows differ in "
+            f"no tensor can be made of a {type(leaf).__name__} in the data: its rows differ in "
             "length or hold objects; pass arrays of numbers, padded to one length."
         ) from error
 

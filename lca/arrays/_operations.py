@@ -363,6 +363,7 @@ def array_ops(vector: Vector) -> ArrayOps:
     """
     raise LayoutError(
         f"a vector must be a NumPy array or a tensor of an imported backend, got "
-        f"{type(vector).__module__}.{type(vector).__qualname__}; convert it with numpy.asarray, or "
-        "import the backend for this type (it registers itself with lca.arrays.array_ops)."
+        f"{type(vector).__module__}.{type(vector).__qualname__}; convert it with numpy.asarray, import its "
+        "backend (lca_torch or lca_tensorflow), or register operations for its type with "
+        "lca.arrays.array_ops.register, as docs/write_a_backend.md does for arrays of JAX."
     )

@@ -11,10 +11,10 @@ import numpy as np
 
 from lca.arrays import Vector
 from lca.by_example import ExampleSlopes, GroupMovement
-from lca.errors import LCAError, LCAWarning
+from lca.errors import DataError, LCAError, LCAWarning
 from lca.frameworks._data import Batches, Measured, Rows, labels_of
 from lca.frameworks._loss import ModelLoss
-from lca.frameworks._trees import PyTree, examples_in, is_rows
+from lca.frameworks._trees import PyTree, describe, examples_in, is_rows
 from lca.frameworks._trials import Trials
 from lca.frameworks._tryout import choose_batch_size, hints_of, try_out, unstated
 from lca.groups import Groups
@@ -109,7 +109,9 @@ class ModelObjective:
     first evaluation after that, and while it goes on moving at the 2nd, 4th, 8th, ..., later every 256th.
     Each trial costs some 1,000 forward passes of an example and a gradient. If it fails, evaluations raise
     `LCAError`, and name what moved, where they depend on it: on samples, of classes, or of all data if no
-    ``batch_size`` is stated.
+    ``batch_size`` is stated. As θ moves as well, it is also tried at the 2nd, 4th, 8th, ..., later every
+    256th evaluation that depends on it, and by a tracker at the end of the run, each for some 600 forward
+    passes of an example.
 
     Warns
     -----
@@ -195,6 +197,16 @@ class ModelObjective:
         """Copy again what is measured, and say in words what had changed unseen; see `ModelLoss.refresh`."""
         return self._loss.refresh()
 
+    def end_run(self, theta: Vector) -> None:
+        """A run ends at θ: try, a last time, what its measurements depend on.
+
+        Raises
+        ------
+        LCAError
+            If the loss is not a mean over examples there, and samples or parts of the data were measured.
+        """
+        self._trials.end(theta, self.state())
+
     def agreed(self, value: float) -> float:
         """The ``value`` of the first process, so that processes that share evaluations decide alike."""
         return self._loss.agreed(value)
@@ -254,7 +266,7 @@ class ModelObjective:
 
     def weight_of(self, batch: PyTree) -> float:
         """How much a batch counts in the mean over batches: its ``batch_weight``, or number of examples."""
-        return self._loss.batch_weight(self._rows(batch))
+        return float(self._loss.batch_weight(self._rows(batch)))
 
     def scores(self, theta: Vector, batch: PyTree | None = None) -> np.ndarray:
         """``½ Σ_j |∂ℓ_n/∂f_j|`` over the outputs f of each example: ``1 - p_model(label)`` of a classifier.
@@ -294,6 +306,7 @@ class ModelObjective:
         names: Collection[str] | None = None,
     ) -> ExampleSlopes:
         self._trials.follow(state)
+        self._trials.rely(theta, state, mean=True)
         rows = Rows(self._loss.sample(self._examples().take(np.asarray(index)), None))
         batches = rows.batches(self.batch_size)
         at_once = self._gives_each_loss()
@@ -360,6 +373,9 @@ class ModelObjective:
         names: Collection[str] | None = None,
     ) -> list[tuple[float, Vector]]:
         self._trials.follow(state)
+        some = any(own._is_of_some(batch) for own, batch in parts)
+        if some or any(batch is None and own._is_cut for own, batch in parts):
+            self._trials.rely(theta, state, mean=some)
         for own, batch in parts:
             own._require_known(batch)
             if batch is None and own._is_cut:
@@ -369,9 +385,13 @@ class ModelObjective:
 
     def _require_known(self, batch: PyTree | None) -> None:
         """Raise if what is evaluated depends on what the loss was when the objective was made, and is not."""
-        mean = self._is_class or isinstance(batch, Sample)
+        mean = self._is_of_some(batch)
         if mean or batch is None:
             self._trials.require(mean=mean, weights=isinstance(batch, Sample) and batch.weighted)
+
+    def _is_of_some(self, batch: PyTree | None) -> bool:
+        """Whether some of the examples are evaluated, which tell of the others only if the loss is a mean."""
+        return self._is_class or isinstance(batch, Sample)
 
     @property
     def _is_cut(self) -> bool:
@@ -419,9 +439,14 @@ class ModelObjective:
     def _rows(self, batch: PyTree) -> PyTree:
         if isinstance(batch, Sample):
             return batch.rows
-        rows = self._loss.prepare(batch)
-        if self._loss.counts_examples:
-            examples_in(rows)
+        try:
+            rows = self._loss.prepare(batch)
+            if self._loss.counts_examples:
+                examples_in(rows)
+        except DataError as error:
+            raise DataError(
+                f"the loss of a batch of training ({describe(batch)}) is not known: {error}"
+            ) from error
         return rows
 
     def _examples(self) -> Rows:

@@ -31,6 +31,7 @@ MOST_IN_BATCH = 3 * MOST_COPIED
 """Rows of a measuring batch that are evaluated in two parts: as many as are repeated once, and twice."""
 CHUNK = 2**20
 """Numbers that are read at once."""
+NO_PARTS = "the model takes no parts of a batch, so it cannot be told whether its loss is a mean"
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,16 @@ class _Split:
     state: State | None
     loss: float
     mean: float
+    eps: float
 
     @property
     def gap(self) -> float:
         return abs(self.loss - self.mean) if math.isfinite(self.mean) else math.inf
+
+    def tolerance(self, condition: float = 0.0) -> float:
+        """By how much both may differ in their rounding."""
+        scale = max(abs(value) for value in (self.loss, self.mean) if math.isfinite(value))
+        return rebatched(scale, self.eps, condition)
 
 
 def split_test(
@@ -83,13 +90,9 @@ def split_test(
         return SplitTest()
     found = [split for point, cut in product(points, cuts) if (split := _evaluated(loss, point, cut, state))]
     if not found:
-        return SplitTest(
-            "the model takes no parts of a batch, so it cannot be told whether its loss is a mean"
-        )
-    scale = max(abs(value) for s in found for value in (s.loss, s.mean) if math.isfinite(value))
-    tolerance = rebatched(scale, eps_of(loss, points[0]))
-    broken = [split for split in found if split.gap > tolerance]
-    if not broken or _is_random(loss, broken[0], tolerance):  # allocating refuses what is random
+        return SplitTest(NO_PARTS)
+    broken = [split for split in found if _is_broken(loss, split)]
+    if not broken or _is_random(loss, broken[0]):  # allocating refuses what is random
         return SplitTest()
     loss_text, mean_text = _told_apart(broken[0].loss, broken[0].mean)
     weighed = "number of examples" if loss.counts_examples else "batch_weight"
@@ -97,8 +100,8 @@ def split_test(
         f"the loss of {len(Rows(broken[0].whole))} examples is {loss_text}, but the mean of the "
         f"losses of their parts, by {weighed}, is {mean_text}",
         not loss.mixes_examples
-        and all(_is_between(loss, split, tolerance) for split in broken)
-        and _has_weights(loss, found, tolerance),
+        and all(_is_between(loss, split) for split in broken)
+        and _has_weights(loss, found),
     )
 
 
@@ -191,38 +194,68 @@ def _evaluated(loss: ModelLoss, theta: Vector, cut: Cut, state: State | None) ->
     once, mean = _loss(loss, theta, [cut.whole], state), _loss(loss, theta, cut.parts, state)
     if once is None or mean is None or not math.isfinite(once):
         return None
-    return _Split(*cut, theta, state, once, mean)
+    return _Split(*cut, theta, state, once, mean, eps_of(loss, theta))
 
 
 def _loss(loss: ModelLoss, theta: Vector, batches: Sequence[PyTree], state: State | None) -> float | None:
     try:  # a batch of weight 0 need not have a loss
         return loss.evaluate(theta, [b for b in batches if weight_of(loss, b)], state, gradient=False)[0]
-    except LCAError:
+    except (LCAError, ArithmeticError, ValueError):  # or infinite losses that have no sum
         return None
 
 
-def _is_random(loss: ModelLoss, split: _Split, tolerance: float) -> bool:
+def _is_broken(loss: ModelLoss, split: _Split) -> bool:
+    """Whether both losses differ by more than their rounding."""
+    return split.gap > split.tolerance() and (
+        split.gap == math.inf or split.gap > split.tolerance(_condition(loss, split))
+    )
+
+
+def _condition(loss: ModelLoss, split: _Split) -> float:
+    """How far the losses of the whole and of its parts move if every parameter moves by eps.
+
+    Unlike the loss itself, this does not vanish where the loss is the small difference of large numbers, as
+    that of examples which are fitted.
+    """
+    before, moves = _losses(loss, split, split.theta), [0.0]
+    for sign in (1, -1):
+        theta = array_ops(split.theta).scaled(split.theta, 1 + sign * split.eps)
+        moved = zip(before, _losses(loss, split, theta), strict=True)
+        found = [abs(after - own) for own, after in moved if math.isfinite(after - own)]
+        moves += [sum(found) / len(found)] if found else []
+    return max(moves)
+
+
+def _losses(loss: ModelLoss, split: _Split, theta: Vector) -> list[float]:
+    """Of the whole and of each part; NaN where there is none."""
+    found = [_loss(loss, theta, [batch], split.state) for batch in (split.whole, *split.parts)]
+    return [math.nan if value is None else value for value in found]
+
+
+def _is_random(loss: ModelLoss, split: _Split) -> bool:
     again = _loss(loss, split.theta, [split.whole], split.state)
-    return again is None or not abs(again - split.loss) <= tolerance
+    return again is None or not abs(again - split.loss) <= split.tolerance()
 
 
-def _is_between(loss: ModelLoss, split: _Split, tolerance: float) -> bool:
+def _is_between(loss: ModelLoss, split: _Split) -> bool:
     """Whether the loss lies between the losses of the parts; those that have none weigh nothing."""
     parts = [_loss(loss, split.theta, [part], split.state) for part in split.parts]
     finite = [value for value in parts if value is not None and math.isfinite(value)]
-    return bool(finite) and min(finite) - tolerance <= split.loss <= max(finite) + tolerance
+    off = split.tolerance()
+    return bool(finite) and min(finite) - off <= split.loss <= max(finite) + off
 
 
-def _has_weights(loss: ModelLoss, splits: Sequence[_Split], tolerance: float) -> bool:
+def _has_weights(loss: ModelLoss, splits: Sequence[_Split]) -> bool:
     """Whether the two parts of a batch have the same share in its loss at both points, as weights have."""
     ranges: dict[int, tuple[float, float]] = {}
     for split in splits:
         if len(split.parts) != 2:  # noqa: PLR2004 - more parts leave their shares open
             continue
         first, second = (_loss(loss, split.theta, [part], split.state) for part in split.parts)
-        if first is None or second is None or not abs(first - second) > 4 * tolerance:
+        least = 4 * split.tolerance()
+        if first is None or second is None or not abs(first - second) > least:
             continue
-        share, error = (split.loss - second) / (first - second), 4 * tolerance / abs(first - second)
+        share, error = (split.loss - second) / (first - second), least / abs(first - second)
         low, high = ranges.get(id(split.parts), (-math.inf, math.inf))
         ranges[id(split.parts)] = max(low, share - error), min(high, share + error)
     return all(low <= high for low, high in ranges.values())

@@ -1,7 +1,7 @@
-"""`Trials`: whether the loss of a batch is a mean over examples, tried again where the state has moved.
+"""`Trials`: whether the loss of a batch is a mean over examples, tried again in the course of a run.
 
-A loss may become another one in the course of a run: a term of the whole batch whose weight rises from 0 is
-in no loss before.
+A loss may become another one: a term of the whole batch whose weight rises from 0 is in no loss before, and
+one such as ``max(mean, c)`` is constant until the mean has passed c.
 """
 
 import math
@@ -18,7 +18,7 @@ from lca.errors import DataError, LCAError, NonFiniteError
 from lca.frameworks._data import Rows
 from lca.frameworks._loss import ModelLoss
 from lca.frameworks._loss_checks import untold, unweighted, weight_of
-from lca.frameworks._split import SplitTest, eps_of, points_of, split_test
+from lca.frameworks._split import NO_PARTS, SplitTest, eps_of, points_of, split_test
 from lca.frameworks._tryout import Found
 from lca.objective import State
 from lca.tolerances import rebatched
@@ -30,7 +30,7 @@ CONFIGURATION = "configuration"
 WEIGHTS = "batch_weight"
 """The entry of a state that holds the weights of a few batches, if a function of the user gives them."""
 LONGEST = 256
-"""Evaluations between two trials of a loss whose state moves all the time."""
+"""Evaluations between two trials of a loss while its state, or θ, moves all the time."""
 HEAVY = 7
 """The weight of half of the rows, where the others have weight 1."""
 
@@ -40,7 +40,10 @@ class Trials:
 
     Trials take place at the first evaluation in a state that has moved; while it goes on moving, at the 2nd,
     4th, 8th, ... evaluation after that, and later every 256th. Each costs as much as `split_test` and, where
-    samples are weighted, `supports_weights`. While nothing moves they cost nothing.
+    samples are weighted, `supports_weights`.
+
+    As θ moves all the time, the mean is also tried at the θ of the 2nd, 4th, 8th, ..., later every 256th
+    evaluation that depends on it, and at the end of a run. That costs half of a `split_test`.
 
     Parameters
     ----------
@@ -63,6 +66,9 @@ class Trials:
         self._state: State | None = None
         self._moves = Moves(self.state() or {})
         self._cause = self._cause_of_weights = ""  # what moved before a trial failed
+        self._remedy = "keep what moved as it was"
+        self._relied = self._tried = 0  # evaluations that depend on the mean; those at the last trial of it
+        self._on_some = False  # whether any of them was on some of the examples
 
     def state(self) -> State | None:
         """That of the loss, with the weights of a few batches where a function of the user gives them."""
@@ -126,12 +132,57 @@ class Trials:
         if not moved or not array_ops(theta := self._loss.theta()).all_finite(theta):
             return
         points = self._points(state)
-        self.split = split_test(self._loss, points, self._cuts, state)
+        self.split = self._split_at(points, state)
         if self.split.reason:
             self._cause = _text(moved, self._loss.what_changed(), unseen)
         elif self._weighs and not (found := self._try_weights(points, state)):
             self._weighs = found
             self._cause_of_weights = _text(moved, self._loss.what_changed(), unseen)
+
+    def rely(self, theta: Vector, state: State | None, *, mean: bool) -> None:
+        """The loss is evaluated at θ in this state next, and that depends on what is known of its mean.
+
+        ``mean`` as in `require`.
+        """
+        if self.split.reason:
+            return
+        self._relied += 1
+        self._on_some |= mean
+        if is_due(self._relied):
+            self._try_at(theta, state)
+
+    def end(self, theta: Vector, state: State | None) -> None:
+        """The run ends here: try the mean a last time, if anything was measured since that depends on it.
+
+        Raises
+        ------
+        LCAError
+            If that fails.
+        """
+        if self._relied > self._tried and not self.split.reason:
+            self._try_at(theta, state)
+            self.require(mean=self._on_some, weights=False)
+
+    def _try_at(self, theta: Vector, state: State | None) -> None:
+        since, self._tried = self._relied - self._tried, self._relied
+        if not array_ops(theta).all_finite(theta):
+            return
+        self.split = self._split_at([theta], state)
+        if self.split.reason:
+            ago = f"{since} evaluation{'s' * (since > 1)} ago"
+            self._cause = (
+                f"the loss was a mean over examples where it was tried, {ago} (values since then may be "
+                "wrong)"
+            )
+            self._remedy = (
+                "change the loss: a function of a mean over the batch, such as max(mean, c), is not a mean "
+                "over examples"
+            )
+
+    def _split_at(self, points: Sequence[Vector], state: State | None) -> SplitTest:
+        """The split test; where the run has diverged, so that there are no losses, what is known stays."""
+        found = split_test(self._loss, points, self._cuts, state)
+        return self.split if found.reason == NO_PARTS else found
 
     def require(self, *, mean: bool, weights: bool) -> None:
         """Raise if a later trial has failed on which this evaluation depends.
@@ -153,8 +204,7 @@ class Trials:
                 f"{self._cause}, and now the loss is not a mean over examples: {self.split.reason}. So it "
                 "cannot be estimated from samples or taken apart by example. Use lca.Adaptive, or "
                 "lca.estimators.CrossFit on training batches (or LaggedCrossFit, which requires the gradient "
-                "alone), with batch_size=... of the objective stated; "
-                "or keep what moved as it was."
+                f"alone), with batch_size=... of the objective stated; or {self._remedy}."
             )
         if self._cause and (text := self._unstated(self.split)):
             raise DataError(f"{self._cause}, and now {text}")
@@ -168,6 +218,15 @@ class Trials:
 
     def _try_weights(self, points: Sequence[Vector], state: State | None) -> bool | None:
         return supports_weights(self._loss, points, Rows(self._cuts[0].whole), state)
+
+
+def is_due(count: int) -> bool:
+    """Whether there is a trial at the evaluation of this number, while θ moves all the time.
+
+    >>> [count for count in range(1, 1000) if is_due(count)]
+    [2, 4, 8, 16, 32, 64, 128, 256, 512, 768]
+    """
+    return count % LONGEST == 0 if count > LONGEST else count > 1 and count & (count - 1) == 0
 
 
 class Moves:

@@ -138,6 +138,7 @@ class LoopContext(ABC):
 
     def begin_batch(self, *batch: Batch, weight: float | None = None) -> None:
         """As `lca.tracking.ModelTracker.begin_batch`."""
+        weight = None if weight is None else float(weight)  # it may be a tensor
         if weight is not None and not weight >= 0:
             raise LCAError(f"the weight of a batch is a number ≥ 0, got {weight!r}.")
         self._end_micro_batch()
@@ -148,7 +149,7 @@ class LoopContext(ABC):
             self._contents.begin(self._batches)
         self._told &= weight is not None
         self._weightless |= weight == 0
-        self._begin_micro_batch(1.0 if weight is None else float(weight))
+        self._begin_micro_batch(1.0 if weight is None else weight)
 
     def clips_norm(self, max_norm: float) -> None:
         """As `lca.tracking.ModelTracker.clips_norm`."""
@@ -215,6 +216,28 @@ class LoopContext(ABC):
         if sets:
             self.reached.add(optimizer, sets)
         return found
+
+    def left_out(self, gradient: Vector, terms: Mapping[str, Callable[[Batch], Vector]]) -> str:
+        """The term of the measured loss that is missing from the training loss; empty if none is, or unknown.
+
+        That is so where the gradient of training differs from the measured one on its batch by the gradient
+        of a term. Costs a gradient on the batch, and one for each term if they differ.
+
+        Parameters
+        ----------
+        gradient
+            That of training.
+        terms
+            The gradient of each term on a batch, at the parameters as they are.
+        """
+        if len(self._batches) != 1 or self.gradient_on is None:
+            return ""
+        [batch] = self._batches
+        whole, eps = self.gradient_on(batch), self.measured_eps()
+        if _are_equal(gradient, whole, [], eps):
+            return ""
+        parts = ((name, of_term(batch)) for name, of_term in terms.items())
+        return next((name for name, own in parts if _are_equal(gradient, whole - own, [whole], eps)), "")
 
     def examples(self) -> tuple[int, int]:
         """Of the coming update, the number of examples, and that in its largest micro-batch; 0 if unknown."""
@@ -518,6 +541,13 @@ def is_due(count: int) -> bool:
     return count % (step * decade) == 0
 
 
+def _are_equal(derived: Vector, taken: Vector, subtracted: Sequence[Vector], eps: float) -> bool:
+    """Whether two gradients of one loss are equal; ``subtracted`` and ``eps`` as in `_check_half`."""
+    ops = array_ops(taken)
+    off, *norms = (ops.total(v * v) ** 0.5 for v in (derived - taken, derived, taken, *subtracted))
+    return bool(off <= halved(max(norms), max(ops.eps(taken), eps)))
+
+
 def _check_half(derived: Vector, taken: Vector, subtracted: Vector, eps: float) -> None:
     """Raise `LCAError` unless the gradient derived for half of a batch is the one of the measured loss.
 
@@ -527,12 +557,12 @@ def _check_half(derived: Vector, taken: Vector, subtracted: Vector, eps: float) 
     """
     if not array_ops(derived).all_finite(derived):
         return
-    ops, off = array_ops(taken), derived - taken
-    norms = [ops.total(v * v) ** 0.5 for v in (off, derived, taken, subtracted)]
-    if not norms[0] <= halved(max(norms[1:]), max(ops.eps(taken), eps)):
+    if not _are_equal(derived, taken, [subtracted], eps):
+        ops = array_ops(taken)
+        off, norm = (ops.total(v * v) ** 0.5 for v in (derived - taken, taken))
         raise LCAError(
-            f"the gradient of half of the batch, derived from that of training, is off by {norms[0]:.2g} of "
-            f"{norms[2]:.2g}: the loss of training is not the measured one on its batch. Does the loop read "
+            f"the gradient of half of the batch, derived from that of training, is off by {off:.2g} of "
+            f"{norm:.2g}: the loss of training is not the measured one on its batch. Does the loop read "
             "the next batch before it updates from this one, or take the gradient on a part of it? Then loop "
             "over the loader itself and call tracker.begin_batch(trained_batch) before each gradient. Does "
             "training run in mixed precision? Then measure in the same. Has it dropout, batch statistics, "

@@ -210,7 +210,7 @@ class RunFollower:
             return
         self._session.warn_of_misses()
         with self._session.guarded(self.steps):
-            self._session.end_audit()
+            self._session.end_audit(self._theta.borrow)
             self._end_check()
             self._session.warn_of_rest()
             if not self._seen:

@@ -3,11 +3,13 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from itertools import compress
 from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
 from lca._listing import listed
 from lca.allocation import Estimator
+from lca.arrays import Vector
 from lca.divisions import PARAM_GROUPS, Selectors
 from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.frameworks import ModelObjective
@@ -195,6 +197,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         """Let the context measure parts of a batch by the first loss, at the parameters as they are."""
         first = next(iter(self._session.objectives.values()))
         whole = first.whole or first if isinstance(first, Sum) else first
+        self._first, self._borrow = whole, live.borrow
         self._context.gradient_on = lambda batch: evaluate(whole, live.borrow(), batch).grad
         found = [own for own in leaves(whole) if isinstance(own, ModelObjective)]
         self._context.measured_eps = lambda: max([0.0, *(own._loss.precision_eps or 0.0 for own in found)])
@@ -206,12 +209,16 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
     def _supply(self, fields: Collection[str]) -> Mapping[str, Any]:
         """The step fields of the coming update; the 1st, 2nd, 4th, ... time, warn of how it is trained."""
         self._updates_seen += 1
-        if self._is_looked_at(self._updates_seen):
+        looks = self._is_looked_at(self._updates_seen)
+        if looks:
             if not GRADIENT_FIELDS.isdisjoint(fields):
                 self._warn_of_training()
             self._look_at_batches()
         found = self._context.supply(fields)
         own = self._context
+        if looks and "gradient" in found and (left_out := self._left_out(found["gradient"])):
+            self._session.note_cause(_WITHOUT.format(name=left_out))
+            self._warn_once(_TERMS, [left_out])
         self._session.skips.note(self.steps, own.irregular, first=own.accumulation.first, apart=own.apart)
         if own.spread.found:
             self._session.note_cause(own.spread.found)
@@ -230,6 +237,25 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             self._session.note_cause(OTHER_GRADIENTS)
             self._warn_once(_ALTERED, ["the loop"])
         return found
+
+    def _left_out(self, gradient: Vector) -> str:
+        """The term of the measured loss that the loss of training lacks; empty if none, or not known."""
+        terms = self._terms(self._first)
+        if not terms or _TERMS in self._told:
+            return ""
+        theta = self._borrow()
+        gradients = {
+            name: lambda batch, own=own: evaluate(own, theta, batch).grad for name, own in terms.items()
+        }
+        with suppress(LCAError):  # of a batch that cannot be measured
+            return self._context.left_out(gradient, gradients)
+        return ""
+
+    def _terms(self, objective: Objective) -> Mapping[str, Objective]:
+        """The terms of a measured loss that a loop has to add to the others, by what they are called."""
+        if not isinstance(objective, Sum) or len(objective.terms) == 1:
+            return {}
+        return {f"the term {name!r}": own for name, own in objective.terms.items()}
 
     @staticmethod
     def _is_looked_at(update: int) -> bool:
@@ -510,6 +536,12 @@ _OTHER_OPTIMIZERS = (
     "of layers may be wrong. Make a tracker for each model with its optimizer (GAN, actor and critic); if "
     "each optimizer lowers the measured loss, ignore this."
 )
+_TERMS = (
+    "the gradient of training is that of the measured loss without {names}: the loop does not add that to "
+    "the loss that it trains, and {estimator} allocates by the gradients of training. Layers can differ by "
+    "tens of per cent. Add it to the loss of training, or measure the loss without it."
+)
+_WITHOUT = "the loss that is trained lacks {name}, which is measured: add it, or measure the loss without it"
 _INSTEAD = (
     " To allocate the measured loss use lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or "
     "every=."

@@ -19,6 +19,7 @@ from lca.divisions import HEAD, divisions
 from lca.errors import IncompleteStepError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import Adaptive
 from lca.estimators._stochastic import required_fields_of
+from lca.frameworks import ModelObjective
 from lca.groups import Groups
 from lca.layout import Layout, _labelled_groups, check_same_layout
 from lca.live._outputs import LiveOutputs
@@ -373,8 +374,19 @@ class Session:
         self._check.end(theta)
         self._precision.end(theta)
 
-    def end_audit(self) -> None:
-        """Raise `NonDeterministicError` if a loss has changed unseen since it was last looked at."""
+    def end_audit(self, theta: Callable[[], Vector]) -> None:
+        """The run ends at θ: raise if a loss is not what it was found to be.
+
+        Raises
+        ------
+        LCAError
+            If samples were measured, and the loss has become one that is not a mean over examples.
+        NonDeterministicError
+            If a loss has changed unseen since it was last looked at.
+        """
+        for own in leaves(self.objectives):
+            if isinstance(own, ModelObjective):
+                own.end_run(theta())
         for name, objective in self.objectives.items() if self._ends and self._measures_losses else ():
             refuse_unseen(objective, f"at the end of the run, the loss {name!r}")
 

@@ -39,7 +39,8 @@ def fractions_of(
     sizes
         Their numbers of examples, which are their weights where there is no other, or all weights are 0.
     weight, measured
-        From a piece to its weight: that of the user, which takes precedence, and that of the measured loss.
+        From a piece to its weight, a number or a scalar tensor: that of the user, which takes precedence, and
+        that of the measured loss.
 
     Examples
     --------
@@ -50,7 +51,7 @@ def fractions_of(
     """
     weights: Sequence[float] = sizes
     if weight is not None:
-        weights = list(map(weight, pieces))
+        weights = [float(weight(piece)) for piece in pieces]
     elif measured is not None:
         weights = _measured_weights(measured, pieces)
     _check_weights(weights)
@@ -63,7 +64,7 @@ def fractions_of(
 def _measured_weights(weight_of: Callable[[Batch], float], pieces: Sequence[Batch]) -> list[float]:
     """How much pieces of a batch count in the measured loss; raises `LCAError` if that fails."""
     try:
-        return list(map(weight_of, pieces))
+        return [float(weight_of(piece)) for piece in pieces]
     except Exception as error:  # of a function of the user's
         raise LCAError(
             "batch_weight of the measured loss cannot weigh a micro-batch of the training loop, which may "

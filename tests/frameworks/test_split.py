@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import lca
+from lca import tolerances
 from lca.errors import DataError, LCAError
 from lca.frameworks import BatchwiseLoss, ModelObjective, all_rows, read_batches
 
@@ -128,6 +129,28 @@ def test_what_is_no_mean_is_found_and_its_batch_size_asked_for(case, theta):
     assert (stated.batch_size, stated.is_mean) == (1000, False)
     with pytest.raises(LCAError, match="cannot be drawn"):
         _ = stated.n_examples
+
+
+def test_a_loss_that_is_huge_elsewhere_hides_nothing_at_theta():
+    def clipped(out, y):
+        return (out**2).mean() / 2 + np.clip(out.mean(), 0.0, 1.0)
+
+    scale = np.array([1e4, 1, 1, 1])
+    theta = (THETA.reshape(4, 3) / scale[:, None]).ravel().astype("float32")
+    objective = made(clipped, (X * scale, Y), theta, batch_size=1000)
+    assert objective.loss(theta) < 10
+    assert objective.loss(np.roll(theta, -4)) > 1e7
+    assert not objective.is_mean
+
+
+def test_a_loss_that_is_the_rounding_of_its_terms_is_a_mean():
+    x = RNG.normal(size=(300, 4)).astype("float32")
+    theta = THETA.astype("float32")
+    exact = x.astype(float) @ theta.astype(float).reshape(4, 3) + 7.0
+    squares = lambda out, y: ((out + np.float32(7) - y) ** 2).mean()  # noqa: E731
+    objective = made(squares, (x, exact.astype("float32")), theta)
+    assert objective.loss(theta) < tolerances.EPS32
+    assert objective.is_mean
 
 
 @pytest.mark.parametrize("case", ["class weights", "one ignored label", "one short mask"])

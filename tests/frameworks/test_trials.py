@@ -1,4 +1,4 @@
-"""What a loss was found to be when its objective was made is tried again where its state has moved."""
+"""What a loss was found to be when its objective was made is tried again where θ or its state has moved."""
 
 import numpy as np
 import pytest
@@ -182,12 +182,14 @@ def test_the_mean_is_tried_on_after_weights_were_lost():
 def test_nothing_is_tried_while_no_state_moves_and_ever_less_while_it_moves_all_the_time(monkeypatch):
     tried = []
 
-    def counted(*arguments):
-        tried.append(steps)
-        return test(*arguments)
+    def counted(loss, points, *arguments):
+        if len(points) > 1:  # else it is tried because θ moves
+            tried.append(steps)
+        return test(loss, points, *arguments)
 
     test = trials_module.split_test
     monkeypatch.setattr(trials_module, "split_test", counted)
+    monkeypatch.setattr(trials_module, "is_due", lambda count: False)
     loss = Squares()
     objective = made(loss)
     sample, still = objective.batch(np.arange(8)), objective.at_state(loss.state())
@@ -223,3 +225,54 @@ def test_what_moves_while_no_trial_is_due_is_tried_later():
     later = moved(objective, loss, 0.3)  # the state stays there
     with pytest.raises(LCAError, match="which may be wrong"):
         _ = [later.loss(THETA, sample) for _ in range(8)]
+
+
+def free_bits(out, weight):
+    """Constant while the mean is below 2, and linear above 9: a mean over examples there, and not between."""
+    return np.clip((out**2).mean(), 2.0, 9.0)
+
+
+INACTIVE, BETWEEN = 0.1 * THETA, 1.5 * THETA
+
+
+def test_samples_are_refused_once_theta_has_moved_to_where_the_loss_is_no_mean():
+    objective = made(Squares(INACTIVE, amount=0.3, extra=free_bits))
+    sample = objective.batch(np.arange(8))
+    for _ in range(5):
+        objective.loss(INACTIVE, sample)
+    for _ in range(2):  # the 8th evaluation is the next trial
+        objective.loss(BETWEEN, sample)
+    with pytest.raises(LCAError, match=r"tried, 4 evaluations ago \(.*and now .*not a mean.*max\(mean, c\)"):
+        objective.loss(BETWEEN, sample)
+    assert not objective.is_mean
+
+
+def test_the_whole_loss_is_tried_where_it_is_cut_into_batches_whose_size_is_not_stated(monkeypatch):
+    from lca.frameworks import _tryout  # noqa: PLC0415 - of this test alone
+
+    whole = made(Squares(INACTIVE, amount=0.3, extra=free_bits))
+    for _ in range(9):
+        whole.loss(BETWEEN)
+    assert whole.is_mean  # it was not tried
+    monkeypatch.setattr(_tryout, "DEFAULT_BATCH_SIZE", 20)
+    cut = made(Squares(INACTIVE, amount=0.3, extra=free_bits))
+    with pytest.raises(DataError, match=r"tried, 2 evaluations ago .*and now .*depends on .*batch_size"):
+        _ = [cut.loss(BETWEEN) for _ in range(2)]
+
+
+def test_at_the_end_of_a_run_the_loss_is_tried_once_more_if_anything_depends_on_it():
+    objective = made(Squares(INACTIVE, amount=0.3, extra=free_bits))
+    objective.end_run(BETWEEN)
+    sample = objective.batch(np.arange(8))
+    _ = [objective.loss(INACTIVE, sample) for _ in range(5)]
+    with pytest.raises(LCAError, match="tried, 1 evaluation ago .*not a mean"):
+        objective.end_run(BETWEEN)
+
+
+def test_nothing_is_said_where_a_run_has_diverged():
+    objective = made(Squares(INACTIVE, amount=0.3, extra=free_bits))
+    sample = objective.batch(np.arange(8))
+    with np.errstate(all="ignore"):
+        for theta in (np.full(3, np.nan), np.full(3, 1e200)):
+            _ = [objective.loss(theta, sample) for _ in range(4)]
+    assert objective.is_mean

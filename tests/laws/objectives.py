@@ -631,3 +631,13 @@ def vectors_that_do_not_fit_are_refused(subject):
     ]:
         with pytest.raises(LayoutError, match=message):
             objective.loss(wrong)
+
+
+@law
+def samples_are_refused_where_a_term_of_the_batch_mean_has_become_active(subject):
+    objective = made(subject, loss="at least 20")  # constant at the start
+    sample = objective.batch(np.arange(8))
+    trained = 200 * MLP.init(1)
+    assert objective.is_mean
+    with pytest.raises(LCAError, match=r"tried, 2 evaluations ago .*and now the loss is not a mean"):
+        _ = [objective.loss(subject.vector(MLP, trained), sample) for _ in range(2)]

@@ -29,6 +29,7 @@ class Plain:
         "number": lambda losses: 1.0,
         "mean only": lambda losses: 1.0 * np.mean(losses),
         "class weights": ClassWeights(CLASS_WEIGHTS),
+        "at least 20": lambda losses: np.maximum(np.mean(losses), 20.0),
     }
     penalty = None
     context = staticmethod(nullcontext)
@@ -80,6 +81,7 @@ class Torch(Plain):
         "detached": lambda out, y: cross_entropy(out, y).detach(),
         "class weights": torch.nn.CrossEntropyLoss(weight=torch.tensor(CLASS_WEIGHTS).double()),
         "contrastive": lambda out, y: cross_entropy(out @ out.T, torch.arange(len(y))),
+        "at least 20": lambda out, y: cross_entropy(out, y).clamp(min=20.0),
     }
 
     @staticmethod
@@ -134,6 +136,7 @@ class TensorFlow(Plain):
             "detached": lambda y, out: tf.stop_gradient(mean(y, out)),
             "class weights": lambda y, out: by_class(y, out, tf.gather(weights, y)),
             "contrastive": lambda y, out: mean(tf.range(tf.shape(y)[0]), out @ tf.transpose(out)),
+            "at least 20": lambda y, out: tf.maximum(mean(y, out), tf.constant(20.0, out.dtype)),
         }
 
     @staticmethod

@@ -467,6 +467,33 @@ def test_a_train_step_that_does_not_use_the_compiled_loss_is_told():
     fit(two_optimizers(), LCACallback(X, Y, on_error="raise"), epochs=1)  # calls compute_loss
 
 
+class ByHelpers(TwoOptimizers):
+    @staticmethod
+    def taken(model, x, y):
+        return value_of(model, x, y)
+
+    @tf.function
+    def helper(self, x, y):
+        return self.taken(self, x, y)
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = self.helper(*data)
+        self.own.apply(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
+        return {"loss": loss}
+
+
+def value_of(model, x, y):
+    return model.compute_loss(x, y, model(x))
+
+
+def test_a_train_step_may_take_the_compiled_loss_in_what_it_calls(monkeypatch):
+    fit(two_optimizers(ByHelpers), LCACallback(X, Y, on_error="raise"), epochs=1)
+    monkeypatch.setattr(ByHelpers, "taken", staticmethod(lambda model, x, y: tf.reduce_mean(model(x))))
+    with pytest.raises(LCAError, match=r"ByHelpers\.train_step computes a loss of its own"):
+        Objective(two_optimizers(ByHelpers), None, (X, Y))
+
+
 def test_a_list_of_callbacks_is_left_as_it_was():
     model = model_of(norm=False)
     ours = LCACallback(X, Y, on_error="raise")

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import lca
 from lca import tolerances
-from lca.errors import LCAError, LCAWarning
+from lca.errors import DataError, LCAError, LCAWarning
 from lca.estimators import CrossFit, NextBatch, SameBatch
 from lca.tolerances import EPS64
 from lca_tensorflow import Objective, Tracker
@@ -35,6 +35,26 @@ def test_gradients_of_embeddings_are_added():
                 total = tracker.add(total, tape.gradient(loss, model.trainable_weights))
             optimizer.apply(total, model.trainable_weights)
     assert tracker.summary()["train"]["steps"] == 1
+
+
+def test_weights_of_batches_may_be_tensors():
+    estimator = Shown(("micro_batches",))
+    batch = tf.eye(4), tf.range(4)
+    with started(estimator).tracker as tracker:
+        pieces = tracker.micro_batches(batch, 2, weight=lambda piece: tf.size(piece[1]))
+        assert [weight for _, weight in pieces] == [0.5, 0.5]
+        tracker.begin_batch(batch, weight=tf.constant(2.0))
+        with pytest.raises(LCAError, match=r"a number ≥ 0, got -1\.0"):
+            tracker.begin_batch(batch, weight=tf.constant(-1.0))
+
+
+def test_a_batch_of_training_that_cannot_be_measured_is_named_as_such():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    objective = Objective(model, LOSS, (np.eye(2), np.array([1, 2])))
+    batch = tf.ragged.constant([[1.0], [2.0, 3.0]]), tf.constant([0, 1])
+    message = r"batch of training \(tuple of RaggedTensor, int32 \(2,\)\) .*hold a RaggedTensor.*to_tensor"
+    with pytest.raises(DataError, match=message):
+        objective.loss(objective.theta(), batch)
 
 
 def test_batches_given_up_halfway_or_with_an_error_are_forgotten():

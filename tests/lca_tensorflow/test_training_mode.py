@@ -299,3 +299,24 @@ def test_trying_moves_nothing_that_training_uses_or_is_left_out(way):
         assert NOT_PUT_BACK[way] in said
     else:
         assert "cannot take (counting (Counting)), and SameBatch allocates" in said
+
+
+@pytest.mark.parametrize("estimator", [LaggedCrossFit(), SameBatch()], ids=lambda own: type(own).__name__)
+@pytest.mark.parametrize("forgets", [True, False], ids=["forgotten", "added"])
+def test_a_loop_that_forgets_the_penalties_of_its_model_is_told(forgets, estimator):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), DENSE(4, kernel_regularizer="l2"), DENSE(3)])
+    loss, optimizer = keras.losses.SparseCategoricalCrossentropy(from_logits=True), keras.optimizers.SGD(0.1)
+    objective = Objective(model, loss, (X, Y))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with Tracker(model, optimizer, objective, estimator, check_every=None) as tracker:
+            for x, y in tracker.batches([(X[i::6], Y[i::6]) for i in range(6)]):
+                with tf.GradientTape() as tape:
+                    value = loss(y, model(x, training=True)) + (0 if forgets else sum(model.losses))
+                optimizer.apply(tape.gradient(value, model.trainable_weights), model.trainable_weights)
+    found = [str(one.message) for one in said]
+    assert len(found) == forgets
+    assert all("without model.losses (regularizers, add_loss)" in text for text in found)
+    cause = "the loss that is trained lacks model.losses"
+    assert any(text.startswith(cause) for text in tracker._session._check.seen) == forgets

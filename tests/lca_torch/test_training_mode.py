@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy, dropout
 from torch.utils.checkpoint import checkpoint
 
+import lca
 from lca.errors import LCAWarning
 from lca.estimators import LaggedCrossFit, NextBatch, SameBatch
-from lca_torch import Objective, Tracker
+from lca_torch import Objective, Penalty, Tracker
 
 X = torch.randn(60, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.randint(3, (60,), generator=torch.Generator().manual_seed(2))
@@ -237,3 +238,24 @@ def test_training_stays_the_same_bit_for_bit():
     said, left = left_by(SameBatch())
     assert len(said) == 2
     assert left == left_by(None)[1]
+
+
+@pytest.mark.parametrize("forgets", [True, False], ids=["forgotten", "added"])
+def test_a_loop_that_forgets_a_term_of_a_sum_is_told(forgets):
+    torch.manual_seed(0)
+    model, loss = nn.Linear(4, 3), nn.CrossEntropyLoss()
+    x, y = torch.randn(24, 4), torch.arange(24) % 3
+    ridge = lambda tensors: 0.1 * sum(tensor.square().sum() for tensor in tensors.values())  # noqa: E731
+    objective = lca.Sum({"data": Objective(model, loss, (x, y)), "ridge": Penalty(model, ridge)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with Tracker(model, optimizer, objective, LaggedCrossFit(), check_every=None) as tracker:
+            for own, labels in tracker.batches([(x[i::6], y[i::6]) for i in range(6)]):
+                optimizer.zero_grad()
+                value = loss(model(own), labels)
+                (value if forgets else value + ridge(dict(model.named_parameters()))).backward()
+                optimizer.step()
+    found = [str(one.message) for one in said if "as a whole" not in str(one.message)]
+    assert len(found) == forgets
+    assert all("measured loss without the term 'ridge'" in text for text in found)

@@ -45,6 +45,7 @@ class Keras:
             "detached": lambda y, out: ops.stop_gradient(mean(y, out)),
             "class weights": lambda y, out: by_class(y, out, ops.take(weights, y)),
             "contrastive": lambda y, out: mean(ops.arange(len(y)), out @ ops.transpose(out)),
+            "at least 20": lambda y, out: ops.maximum(mean(y, out), 20.0),
         }
 
     @staticmethod

@@ -176,3 +176,28 @@ def test_a_custom_train_step_needs_a_loss_of_its_own():
     model.compile("sgd", cross_entropy(), run_eagerly=True)
     with pytest.raises(LCAError, match="train_step computes a loss of its own"):
         Objective(model, None, (X, Y))
+
+
+def test_a_custom_train_step_may_take_the_compiled_loss_in_a_method_of_its_own():
+    class Guide(keras.Sequential):
+        """As in the guide of Keras for JAX."""
+
+        def compute_loss_and_updates(self, trained, others, x, y):
+            outputs, others = self.stateless_call(trained, others, x, training=True)
+            return self.compute_loss(x, y, outputs), others
+
+        def train_step(self, *args):
+            return {"loss": self.compute_loss_and_updates}
+
+    class Own(Guide):
+        def compute_loss_and_updates(self, trained, others, x, y):
+            return keras.ops.mean(self(x)), others
+
+    for kind in (Guide, Own):
+        model = kind([keras.Input((5,)), keras.layers.Dense(3)])
+        model.compile("sgd", cross_entropy(), run_eagerly=True)
+        if kind is Guide:
+            Objective(model, None, (X, Y))
+        else:
+            with pytest.raises(LCAError, match="train_step computes a loss of its own"):
+                Objective(model, None, (X, Y))
