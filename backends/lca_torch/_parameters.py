@@ -248,6 +248,8 @@ class Leaves:
         for name, view in self._given.items():
             tensors[name] = view.clone()
         self._trainable = tuple(trainable)
+        if len(self._trainable) == len(layout.names):
+            self._trainable = layout.names  # in the order in which gradients are put together
         self._wanted = [tensors[name].requires_grad_() for name in self._trainable]
         # Faster, but holds all pieces of a gradient at a time, and loses small numbers in float16.
         self._at_once = not self._streamed and is_small(theta) and not _in_float16(at.type)

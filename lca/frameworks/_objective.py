@@ -430,10 +430,11 @@ class ModelObjective:
         """
         if batch is None:
             return self._data.batches(self.batch_size)
+        if isinstance(batch, Sample) and self.batch_size:
+            sample = Rows(batch.rows)
+            return sample.batches(min(self.batch_size, -(-len(sample) // self._loss.shares)))
         rows = self._rows(batch)
         cut = is_rows(rows) and self.batch_size
-        if isinstance(batch, Sample) and cut:
-            return Rows(rows).batches(min(self.batch_size or 1, -(-len(Rows(rows)) // self._loss.shares)))
         return self._loss.own(Rows(rows).batches(self.batch_size) if cut else [rows])
 
     def _rows(self, batch: PyTree) -> PyTree:
