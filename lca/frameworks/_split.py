@@ -219,7 +219,7 @@ def _condition(loss: ModelLoss, split: _Split) -> float:
     """
     before, moves = _losses(loss, split, split.theta), [0.0]
     for sign in (1, -1):
-        theta = array_ops(split.theta).scaled(split.theta, 1 + sign * split.eps)
+        theta = (1 + sign * split.eps) * split.theta
         moved = zip(before, _losses(loss, split, theta), strict=True)
         found = [abs(after - own) for own, after in moved if math.isfinite(after - own)]
         moves += [sum(found) / len(found)] if found else []

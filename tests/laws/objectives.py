@@ -9,6 +9,7 @@ import pytest
 
 import lca
 from lca import tolerances
+from lca.arrays import array_ops
 from lca.errors import DataError, LayoutError, LCAError, NonFiniteError, UnknownNameError
 from lca.estimators import SampledPathIntegral
 from lca.frameworks import DEFAULT_BATCH_SIZE
@@ -639,5 +640,8 @@ def samples_are_refused_where_a_term_of_the_batch_mean_has_become_active(subject
     sample = objective.batch(np.arange(8))
     trained = 200 * MLP.init(1)
     assert objective.is_mean
+    theta = subject.vector(MLP, trained)
+    before = np.array(array_ops(theta).to_numpy(theta))
     with pytest.raises(LCAError, match=r"tried, 2 evaluations ago .*and now the loss is not a mean"):
-        _ = [objective.loss(subject.vector(MLP, trained), sample) for _ in range(2)]
+        _ = [objective.loss(theta, sample) for _ in range(2)]
+    assert np.array_equal(array_ops(theta).to_numpy(theta), before)

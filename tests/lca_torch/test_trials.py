@@ -90,3 +90,18 @@ def test_a_state_is_measured_with_no_other_weights_of_its_batches():
     assert float(whole.at_state(earlier).loss(theta)) == pytest.approx(loss, rel=SAME)
     expected = loss_fn(model(X), Y).item()
     assert cut.at_state(cut.state()).loss(theta) == pytest.approx(expected, rel=SAME)
+
+
+def test_a_trial_of_the_mean_leaves_theta_as_it_is():
+    """Under autocast a loss is tried at points that are further away than θ is rounded."""
+    model = nn.Linear(4, 3)
+
+    def loss(out, y):
+        return nn.functional.cross_entropy(out.float(), y).clamp(min=20.0)
+
+    objective = Objective(model, loss, (X, Y), autocast=torch.bfloat16)
+    theta = 300 * objective.theta()
+    before, sample = theta.clone(), objective.batch(torch.arange(8).numpy())
+    with pytest.raises(LCAError, match="now the loss is not a mean"):
+        _ = [objective.loss(theta, sample) for _ in range(2)]
+    assert torch.equal(theta, before)
