@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -197,15 +197,15 @@ class ModelObjective:
         """Copy again what is measured, and say in words what had changed unseen; see `ModelLoss.refresh`."""
         return self._loss.refresh()
 
-    def end_run(self, theta: Vector) -> None:
-        """A run ends at θ: try, a last time, what its measurements depend on.
+    def end_run(self, theta: Callable[[], Vector]) -> None:
+        """A run ends at this θ: try, a last time, what its measurements depend on.
 
         Raises
         ------
         LCAError
             If the loss is not a mean over examples there, and samples or parts of the data were measured.
         """
-        self._trials.end(theta, self.state())
+        self._trials.end(theta)
 
     def agreed(self, value: float) -> float:
         """The ``value`` of the first process, so that processes that share evaluations decide alike."""

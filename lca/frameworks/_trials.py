@@ -43,7 +43,8 @@ class Trials:
     samples are weighted, `supports_weights`.
 
     As θ moves all the time, the mean is also tried at the θ of the 2nd, 4th, 8th, ..., later every 256th
-    evaluation that depends on it, and at the end of a run. That costs half of a `split_test`.
+    evaluation that depends on it, and at the end of a run. That costs half of a `split_test`. Not so where
+    several processes share the evaluations.
 
     Parameters
     ----------
@@ -67,6 +68,8 @@ class Trials:
         self._moves = Moves(self.state() or {})
         self._cause = self._cause_of_weights = ""  # what moved before a trial failed
         self._remedy = "keep what moved as it was"
+        self._relies = loss.shares == 1  # processes that share evaluations might not all try at the same time
+        self._relies_cut = self._relies and bool(unstated(SplitTest("?")))  # also where all data are measured
         self._relied = self._tried = 0  # evaluations that depend on the mean; those at the last trial of it
         self._on_some = False  # whether any of them was on some of the examples
 
@@ -144,15 +147,15 @@ class Trials:
 
         ``mean`` as in `require`.
         """
-        if self.split.reason:
+        if self.split.reason or not (self._relies if mean else self._relies_cut):
             return
         self._relied += 1
         self._on_some |= mean
         if is_due(self._relied):
             self._try_at(theta, state)
 
-    def end(self, theta: Vector, state: State | None) -> None:
-        """The run ends here: try the mean a last time, if anything was measured since that depends on it.
+    def end(self, theta: Callable[[], Vector]) -> None:
+        """The run ends at this θ: try the mean a last time, if anything was measured that depends on it.
 
         Raises
         ------
@@ -160,7 +163,7 @@ class Trials:
             If that fails.
         """
         if self._relied > self._tried and not self.split.reason:
-            self._try_at(theta, state)
+            self._try_at(theta(), self.state())
             self.require(mean=self._on_some, weights=False)
 
     def _try_at(self, theta: Vector, state: State | None) -> None:

@@ -386,7 +386,7 @@ class Session:
         """
         for own in leaves(self.objectives):
             if isinstance(own, ModelObjective):
-                own.end_run(theta())
+                own.end_run(theta)
         for name, objective in self.objectives.items() if self._ends and self._measures_losses else ():
             refuse_unseen(objective, f"at the end of the run, the loss {name!r}")
 

@@ -262,11 +262,11 @@ def test_the_whole_loss_is_tried_where_it_is_cut_into_batches_whose_size_is_not_
 
 def test_at_the_end_of_a_run_the_loss_is_tried_once_more_if_anything_depends_on_it():
     objective = made(Squares(INACTIVE, amount=0.3, extra=free_bits))
-    objective.end_run(BETWEEN)
+    objective.end_run(lambda: BETWEEN)
     sample = objective.batch(np.arange(8))
     _ = [objective.loss(INACTIVE, sample) for _ in range(5)]
     with pytest.raises(LCAError, match="tried, 1 evaluation ago .*not a mean"):
-        objective.end_run(BETWEEN)
+        objective.end_run(lambda: BETWEEN)
 
 
 def test_nothing_is_said_where_a_run_has_diverged():

@@ -100,8 +100,7 @@ class TrainerFramework:
     advice = {
         "batch": "use a Tracker around a training loop of your own",
         "micro_batches": r"TrainingArguments\(gradient_accumulation_steps=2\); the last update of an epoch",
-        "scores": r"call callback\.tracker\.scores\(index, outputs, labels\) in compute_loss",
-    }
+    }  # scores: the model's own loss takes no weights of examples, which is said first
 
     def __init__(self, folder):
         self.folder = folder
