@@ -227,7 +227,7 @@ def _condition(loss: ModelLoss, split: _Split) -> float:
 
 
 def _losses(loss: ModelLoss, split: _Split, theta: Vector) -> list[float]:
-    """Of the whole and of each part; NaN where there is none."""
+    """The loss of the whole batch and of each of its parts; NaN for a part that has none."""
     found = [_loss(loss, theta, [batch], split.state) for batch in (split.whole, *split.parts)]
     return [math.nan if value is None else value for value in found]
 

@@ -68,7 +68,7 @@ class _Periods:
         self._begun = [1] * (LONGEST + 1)  # how often that began anew
 
     def add(self, update: _Update) -> Sequence[_Update]:
-        """Returns the updates of a period that is no chance; nothing if there is none."""
+        """Returns the updates of a period that is not due to chance; empty if there is no such period."""
         full = len(self._last) > LONGEST
         if full and len(self._counts) == 1 and update == self._last[-1]:
             return ()  # all are alike

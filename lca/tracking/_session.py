@@ -375,7 +375,7 @@ class Session:
         self._precision.end(theta)
 
     def end_audit(self, theta: Callable[[], Vector]) -> None:
-        """The run ends at θ: raise if a loss is not what it was found to be.
+        """Check every loss a last time, at the θ where the run ends.
 
         Raises
         ------
