@@ -18,6 +18,7 @@ FLOORS = [
         "lca._freedom",
         "lca._numbers",
         "lca._output",
+        "lca._schedules",
         "lca._verdict",
     ],
     ["lca.arrays", "lca.quadrature"],

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from lca.tracking._model import within
+from lca.tracking._optimizers import within
 
 
 class Counts:

@@ -1,34 +1,22 @@
 """`KerasTracker`: what the trackers of Keras models have in common, on every engine, in loops and ``fit``."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import keras
-from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
 from lca.frameworks import ModelObjective
 from lca.objective import Objective, leaves
 from lca.tracking import LoopContext, ModelTracker
-from lca.tracking._model import call_text
+from lca.tracking._optimizers import call_text
 from lca_keras._counts import Counts, trained_by
 from lca_keras._parameters import parameters_of
-from lca_keras._policies import Norm, layers_with_modes
-from lca_keras._shared_loss import SharedLoss
+from lca_keras._trained_model import TrainedKerasModel
 
 Context = TypeVar("Context", bound=LoopContext)
-_RANDOM: Mapping[type[Any], tuple[str, ...]] = {
-    keras.layers.Dropout: ("rate",),
-    keras.layers.AlphaDropout: ("rate",),
-    keras.layers.GaussianDropout: ("rate",),
-    keras.layers.GaussianNoise: ("stddev",),
-    DropoutRNNCell: ("dropout", "recurrent_dropout"),
-}
-"""Layers that are random in training, with their attributes that are 0 if they are not."""
-_KNOWN = *_RANDOM, keras.layers.SpectralNormalization
-"""Layers whose modes are reported by their class, or for which measuring has rules of its own."""
 
 
 class KerasTracker(ModelTracker[Context]):
@@ -118,35 +106,9 @@ class KerasTracker(ModelTracker[Context]):
     def _module_types(self) -> dict[str, str]:
         return {layer.name: type(layer).__name__ for layer in self._model.layers if layer.weights}
 
-    def _dropout(self) -> list[str]:
-        layers = self._model._flatten_layers(include_self=False)
-        return [
-            layer.name
-            for layer in layers
-            for kind, rates in _RANDOM.items()
-            if isinstance(layer, kind) and any(getattr(layer, rate) for rate in rates)
-        ]
-
-    def _frozen_statistics(self) -> list[str]:
-        losses = [own._loss for own in leaves(self._session.objectives) if isinstance(own, ModelObjective)]
-        measured = [loss for loss in losses if isinstance(loss, SharedLoss)]
-        norms = [layer for layer in self._model._flatten_layers() if isinstance(layer, Norm)]
-        return [
-            norm.name
-            for norm in norms
-            if norm.trainable and not all(any(norm is own for own in loss._norms) for loss in measured)
-        ]
-
-    def _terms(self, objective: Objective) -> Mapping[str, Objective]:
-        found = dict(super()._terms(objective))
-        if isinstance(objective, ModelObjective) and self._model.losses:
-            with suppress(LCAError):  # of a loss of the user's own, whose penalties are not known
-                found["model.losses (regularizers, add_loss)"] = objective.by_term().terms["penalty"]
-        return found
-
-    def _in_training(self) -> dict[str, type]:
-        layers = layers_with_modes(self._model).items()
-        return {name: type(layer) for name, layer in layers if not isinstance(layer, (Norm, *_KNOWN))}
+    def _trained_model(self) -> TrainedKerasModel:
+        losses = [own for own in leaves(self._session.objectives) if isinstance(own, ModelObjective)]
+        return TrainedKerasModel(self._model, losses)
 
     def _owned(self) -> Iterable[keras.Variable]:
         return [variable for optimizer in self._optimizers for variable in trained_by(optimizer)]

@@ -8,10 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lca._schedules import thins_out
 from lca.errors import LCAError, LCAWarning
 from lca.frameworks import PyTree
 from lca.tolerances import summed
-from lca.tracking._context import GRADIENT_FIELDS, LoopContext, is_due
+from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca_tensorflow._optimizers import DryRun, check_unscaled, update_slope, updates_without
 from lca_tensorflow._vectors import gradient_of
 
@@ -110,7 +111,7 @@ class Loop(LoopContext):
     def computed(self, parts: Iterable[tuple[Any, Any]]) -> None:
         """A tape has computed these gradients; each follows the variable that it belongs to."""
         if not GRADIENT_FIELDS.isdisjoint(self._requested()):
-            looks = is_due(self._used + 1)
+            looks = thins_out(self._used + 1)
             for source, gradient in parts:
                 if id(source) in self._owned:
                     self._computed.setdefault(id(source), []).append(gradient)
@@ -278,7 +279,7 @@ class Loop(LoopContext):
         applied, trained = self._applied
         dry_run = DryRun(self._optimizer, trained, self._variables)
         self._dry_runs += 1
-        if is_due(self._dry_runs):
+        if thins_out(self._dry_runs):
             dry_run.check(applied)
         return updates_without(dry_run, gradients, weights, [gradient is not None for gradient in applied])
 

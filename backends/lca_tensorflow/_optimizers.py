@@ -16,7 +16,7 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from lca._micro_batches import mean_without
 from lca.errors import LCAError, NonDeterministicError
 from lca.tolerances import summed
-from lca.tracking._model import within
+from lca.tracking._optimizers import within
 from lca_keras._counts import held, trained_by
 from lca_keras._reach import held_by, is_long, opaque_in, reached
 from lca_keras._untouched import kept

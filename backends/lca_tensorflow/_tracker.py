@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from lca.errors import LCAError
-from lca.tracking._model import warn_of_other_optimizer, within
+from lca.tracking._optimizers import warn_of_other_optimizer, within
 from lca_keras._counts import held
 from lca_keras._tracking import KerasTracker, LiveVariables
 from lca_tensorflow._loop import Loop

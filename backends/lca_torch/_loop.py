@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from lca._micro_batches import LeftOut
+from lca._schedules import thins_out
 from lca.arrays import array_ops
 from lca.errors import LCAError
 from lca.frameworks import PyTree, Rows, joined
-from lca.tracking._context import DISCARDED, GRADIENT_FIELDS, UPDATE_FIELDS, LoopContext, is_due
+from lca.tracking._context import DISCARDED, GRADIENT_FIELDS, UPDATE_FIELDS, LoopContext
 from lca_torch._backward import BackwardPasses
 from lca_torch._gradients import ELSE, Gradients, Places, Versions
 from lca_torch._optimizers import refuse_maximizing
@@ -279,7 +280,7 @@ class Loop(LoopContext):
             found = self._grads.read()
             found = found if scale is None else found.div_(scale)  # a fused optimizer unscales by itself
         due, self._used = self._looks, self._used + 1
-        self._looks = is_due(self._used + 1)
+        self._looks = thins_out(self._used + 1)
         if due and not UPDATE_FIELDS.isdisjoint(self._requested()):
             self._check = self._grads.check_of(self._optimizer, found)
         return found

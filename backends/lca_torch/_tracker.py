@@ -5,26 +5,22 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from lca.errors import LCAError
 from lca.objective import Objective as AnyObjective
 from lca.objective import leaves
 from lca.tracking import ModelTracker
 from lca.tracking._context import GRADIENT_FIELDS, UPDATE_FIELDS
-from lca.tracking._model import call_text, warn_of_other_optimizer, within
+from lca.tracking._optimizers import call_text, warn_of_other_optimizer, within
 from lca.tracking._session import Session
 from lca.tracking._spans import AnyFollower
 from lca_torch._form import VectorForm, one_form
-from lca_torch._gradient_hooks import with_gradient_hooks
 from lca_torch._gradients import Gradients
 from lca_torch._kinds import is_sharded
 from lca_torch._live import ParameterVector, flat, holds
 from lca_torch._loop import Loop
-from lca_torch._moving_buffers import moved_before_use
 from lca_torch._objective import Objective
 from lca_torch._optimizers import check_known, refuse_maximizing
-from lca_torch._policies import dropout_rates
 from lca_torch._process_group import TIMEOUT, MeasuringRanks, measuring_ranks
 from lca_torch._shard_vector import Shards
 from lca_torch._sharded import ShardedTheta, WholeCopy, require_gradients_alone, require_training_alone
@@ -32,6 +28,7 @@ from lca_torch._sharded_gradients import ShardedGradients
 from lca_torch._sharded_loss import LiveShards, ShardedLoss, shards_of
 from lca_torch._shared_run import leave, ranks_of, require_same_tracker
 from lca_torch._slots import SMALL
+from lca_torch._trained_model import TrainedTorchModel
 from lca_torch._updates import Updates, held, parameters_of, stepping
 
 _NOT_AHEAD = "none read ahead (to prefetch, wrap the loader: tracker.batches(prefetch(loader)))"
@@ -251,44 +248,14 @@ class Tracker(ModelTracker[Loop]):
             if next(module.parameters(recurse=False), None) is not None
         }
 
-    def _keeps_order(self, loader: object) -> bool:
-        if not isinstance(loader, DataLoader):
-            return False
-        batches = loader.batch_sampler
-        if type(batches) is BatchSampler:
-            return isinstance(batches.sampler, SequentialSampler)
-        return batches is None and isinstance(loader.sampler, SequentialSampler)
-
-    def _dropout(self) -> Iterator[str]:
-        for name, module in self._model.named_modules():
-            if self._trains(module) and dropout_rates(module):
-                yield name or type(module).__name__
-
-    def _frozen_statistics(self) -> Iterator[str]:
-        copies = [dict(own._loss._versions.current.model.named_modules()) for own in self._torch_losses()]
-        for name, module in self._model.named_modules():
-            uses_batch = isinstance(module, nn.modules.batchnorm._NormBase) and self._trains(module)
-            if uses_batch and not all(copy[name].training for copy in copies if name in copy):
-                yield name or type(module).__name__
-
-    def _in_training(self) -> dict[str, type]:
-        return {
-            name: type(module)
-            for name, module in self._model.named_modules()
-            if self._trains(module) and not _moves(module)
-        }
-
-    def _trains(self, module: nn.Module) -> bool:
-        """Whether a module was in training mode when the gradient of the update was taken."""
-        return bool(self._modes.get(id(module), module.training))
+    def _trained_model(self) -> TrainedTorchModel:
+        self._trained = TrainedTorchModel(self._model, self._torch_losses())
+        return self._trained
 
     def _note_modes(self) -> None:
         """At the end of a backward pass: the modes may be others at the update, where they are looked at."""
-        if self._is_looked_at(self._updates_seen + 1):
-            self._modes = {id(module): module.training for module in self._model.modules()}
-
-    def _gradient_hooks(self) -> Iterator[str]:
-        return with_gradient_hooks(self._model)
+        if self._loop_check.looks_at_next:
+            self._trained.note_modes()
 
     def _owned(self) -> Iterator[nn.Parameter]:
         return parameters_of(self._optimizers)
@@ -302,7 +269,6 @@ class Tracker(ModelTracker[Loop]):
         ):
             refuse_maximizing(stepping(self._optimizers))
         self._measured = parameters
-        self._modes = dict[int, bool]()
         context = self._loop(self._gradients_of(parameters), self._requested)
         context.after_pass = self._note_modes
         return context
@@ -339,11 +305,6 @@ class Tracker(ModelTracker[Loop]):
         """If a sharded model is measured on an unsharded copy, copy its buffers into the copy."""
         for whole in self._wholes:
             whole.follow()
-
-
-def _moves(module: nn.Module) -> bool:
-    """Whether a module moves buffers in training, for which measuring has rules of its own."""
-    return isinstance(module, nn.modules.batchnorm._NormBase) or bool(moved_before_use(module))
 
 
 class _StepListener:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from lca.tracking._model import within
+from lca.tracking._optimizers import within
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from lca._schedules import doubles
 from lca.errors import LCAError
 from lca.objective import State
 from lca_torch._replica import Replica
@@ -108,4 +109,4 @@ class Versions:
 
     def _is_due(self, path: str) -> bool:
         seen = self._inert[path] + 1
-        return seen <= PATIENCE or seen & (seen - 1) == 0
+        return seen <= PATIENCE or doubles(seen)

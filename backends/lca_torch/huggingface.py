@@ -350,7 +350,7 @@ class TrainerCallback(FitCallback[_TrainerTracker], transformers.TrainerCallback
         self._begin_fit(model, [optimizer], state.max_steps - made, made, call)
         if self.tracker is not None:
             self.tracker.follow(model)
-            self.tracker._look_at_loader(kwargs.get("train_dataloader"))
+            self.tracker._loop_check.look_at_loader(kwargs.get("train_dataloader"))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if _is_whole(state.epoch):

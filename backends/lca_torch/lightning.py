@@ -91,7 +91,7 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
         if self.tracker is not None and clips:
             self.tracker.clips_norm(trainer.gradient_clip_val)
         if self.tracker is not None:
-            self.tracker._look_at_loader(trainer.train_dataloader)
+            self.tracker._loop_check.look_at_loader(trainer.train_dataloader)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._end()

@@ -6,6 +6,7 @@ from math import nan
 from typing import ClassVar, Literal, Self, TypeAlias
 
 from lca._numbers import check_seed, use_python_numbers
+from lca._schedules import doubles
 from lca.allocation import Allocator, Cost, StepAllocation
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError
@@ -315,4 +316,4 @@ def _is_due(refresh: int | str | None, steps: int) -> bool:
     """Whether the errors of all examples are measured after so many steps."""
     if isinstance(refresh, int):
         return steps % refresh == 0
-    return refresh == "doubling" and steps >= EARLIEST and steps & (steps - 1) == 0
+    return refresh == "doubling" and steps >= EARLIEST and doubles(steps)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from lca._listing import listed
+from lca._schedules import doubles
 from lca._state import same
 from lca.arrays import Vector, array_ops
 from lca.errors import DataError, LCAError, NonFiniteError
@@ -151,7 +152,7 @@ class Trials:
             return
         self._relied += 1
         self._on_some |= mean
-        if is_due(self._relied):
+        if self._relied > 1 and doubles(self._relied, LONGEST):
             self._try_at(theta, state)
 
     def end(self, theta: Callable[[], Vector]) -> None:
@@ -221,15 +222,6 @@ class Trials:
 
     def _try_weights(self, points: Sequence[Vector], state: State | None) -> bool | None:
         return supports_weights(self._loss, points, Rows(self._cuts[0].whole), state)
-
-
-def is_due(count: int) -> bool:
-    """Whether there is a trial at the evaluation of this number, while θ moves all the time.
-
-    >>> [count for count in range(1, 1000) if is_due(count)]
-    [2, 4, 8, 16, 32, 64, 128, 256, 512, 768]
-    """
-    return count % LONGEST == 0 if count > LONGEST else count > 1 and count & (count - 1) == 0
 
 
 class Moves:

@@ -40,7 +40,7 @@ OTHER_GRADIENTS = (
     "the loop changes gradients in a way that the estimator does not know (divides them by a loss scale of "
     "its own, or by a number of ranks): do that with the loss"
 )
-SAME_BATCH = (
+ONE_BATCH = (
     "several updates are made from one batch, so that a step is judged by the batch that has caused it: make "
     "one update from each batch, or use SampledPathIntegral"
 )

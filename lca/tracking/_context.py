@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lca._micro_batches import LeftOut
+from lca._schedules import thins_out
 from lca.arrays import Vector, array_ops
 from lca.errors import DataError, LCAError
 from lca.frameworks import examples_in
@@ -367,7 +368,7 @@ class LoopContext(ABC):
     def _look_at_pieces(self) -> None:
         """Now and then, compare the labels of the micro-batches of this update."""
         self._split += 1
-        if is_due(self._split):
+        if thins_out(self._split):
             pieces = self._batches
             if len(self._batches) == 1:
                 [batch] = self._batches
@@ -405,7 +406,7 @@ class LoopContext(ABC):
         total = self._count_examples(batch)
         cut = total - total // 2
         halves = self._rows(batch, 0, cut), self._rows(batch, cut, total)
-        if is_due(self._halved + 1):
+        if thins_out(self._halved + 1):
             self.spread.add(halves)
         own: Sequence[float] = [cut, total - cut]
         if self.weight_of is not None and total > 1:
@@ -420,7 +421,7 @@ class LoopContext(ABC):
         second = (gradient - weights[0] * first) * (1 / weights[1])
         self._halved += 1
         uneven = len(set(map(sum, each))) > 1  # the mean of the means of processes would be another gradient
-        if uneven or is_due(self._halved):
+        if uneven or thins_out(self._halved):
             subtracted = first * (weights[0] / weights[1])
             _check_half(second, self._gradient_of(halves[1]), subtracted, self.measured_eps())
         multiple = self._multiple()
@@ -520,25 +521,6 @@ class LoopContext(ABC):
     @abstractmethod
     def _updates_without(self, gradients: Sequence[Vector], weights: Sequence[float]) -> Sequence[Vector]:
         """The update (K,) that the optimizer would make without each micro-batch."""
-
-
-def is_due(count: int) -> bool:
-    """Whether what takes too long to be compared at every update is compared at the one of this number.
-
-    What acts at every n-th update acts at one of these for most n that people choose, and what begins to act
-    is found before a tenth as many updates again have been made. From 20 on, 35 numbers of every decade are
-    due.
-
-    >>> [count for count in range(20, 200) if is_due(count)][:16]
-    [20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 42, 44, 46, 48, 50]
-    >>> [count for count in range(90, 500) if is_due(count)][:16]
-    [90, 95, 100, 110, 120, 130, 140, 150, 160, 170, 180, 190, 200, 220, 240, 260]
-    >>> [sum(map(is_due, range(1, stop + 1))) for stop in (100, 1_000, 10_000)]
-    [45, 80, 115]
-    """
-    decade: int = 10 ** max(0, len(str(count)) - 2)
-    step = 5 if count >= 50 * decade else 2 if count >= 20 * decade else 1
-    return count % (step * decade) == 0
 
 
 def _are_equal(derived: Vector, taken: Vector, subtracted: Sequence[Vector], eps: float) -> bool:

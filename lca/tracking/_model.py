@@ -1,35 +1,23 @@
 """`ModelTracker`: the tracker of a framework whose optimizer updates the parameters of a model in place."""
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import suppress
-from itertools import compress
 from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
-from lca._listing import listed
 from lca.allocation import Estimator
-from lca.arrays import Vector
 from lca.divisions import PARAM_GROUPS, Selectors
-from lca.errors import LayoutError, LCAError, LCAWarning
+from lca.errors import LayoutError, LCAError
 from lca.frameworks import ModelObjective
 from lca.layout import check_same_layout
 from lca.objective import Batch, Objective, Sum, evaluate, leaves
-from lca.tracking._causes import (
-    IN_ORDER,
-    OTHER_GRADIENTS,
-    OTHER_OPTIMIZERS,
-    OTHER_PIECES,
-    SAME_BATCH,
-    other_size,
-)
 from lca.tracking._context import GRADIENT_FIELDS, LoopContext
 from lca.tracking._follower import LiveTheta
+from lca.tracking._loop_check import LoopCheck
 from lca.tracking._options import Options, names_options
 from lca.tracking._tracker import TrackerBase, check_arguments
+from lca.tracking._trained_model import TrainedModel
 
 Context = TypeVar("Context", bound=LoopContext)
-Optimizer = TypeVar("Optimizer")
 
 
 class ModelTracker(TrackerBase, ABC, Generic[Context]):
@@ -90,10 +78,10 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         parameters = self._matching_parameters()
         self._context = self._make_context(parameters)
         live = self._live_theta(parameters)
-        self._weigh_as_measured(live)
-        self._updates_seen = 0
-        self._told: set[str] = set()
-        self._examples = self._largest = 0  # in an update, and in one of its micro-batches, as far as known
+        measured = self._weigh_as_measured(live)
+        self._loop_check = LoopCheck(
+            self._session, self._context, self._trained_model(), measured, live.borrow
+        )
         if len(self._optimizers) > 1:  # which take turns, so that an epoch of updates is not one of batches
             self._session.epoch.compared = False
         self._follow(live, self._supply)
@@ -125,7 +113,7 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         --------
         >>> # for x, y in tracker.batches(loader): ...
         """
-        self._look_at_loader(loader)
+        self._loop_check.look_at_loader(loader)
         if isinstance(loader, Sized):  # no stream, nor a part of one
             self._session.epoch.begin(self.steps)
         yield from self._context.batches(loader, weight)
@@ -193,11 +181,13 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         with self._session.guarded(self.steps):
             self._context.add_scores(index, outputs, labels)
 
-    def _weigh_as_measured(self, live: LiveTheta) -> None:
-        """Let the context measure parts of a batch by the first loss, at the parameters as they are."""
+    def _weigh_as_measured(self, live: LiveTheta) -> Objective:
+        """Let the context measure parts of a batch by the first loss, at the parameters as they are.
+
+        Returns that loss.
+        """
         first = next(iter(self._session.objectives.values()))
         whole = first.whole or first if isinstance(first, Sum) else first
-        self._first, self._borrow = whole, live.borrow
         self._context.gradient_on = lambda batch: evaluate(whole, live.borrow(), batch).grad
         found = [own for own in leaves(whole) if isinstance(own, ModelObjective)]
         self._context.measured_eps = lambda: max([0.0, *(own._loss.precision_eps or 0.0 for own in found)])
@@ -205,153 +195,14 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
             self._context.of_all = found[0].of_all
             if not _counts_rows(found[0]):
                 self._context.weight_of = found[0].weight_of
+        return whole
 
     def _supply(self, fields: Collection[str]) -> Mapping[str, Any]:
-        """The step fields of the coming update; the 1st, 2nd, 4th, ... time, warn of how it is trained."""
-        self._updates_seen += 1
-        looks = self._is_looked_at(self._updates_seen)
-        if looks:
-            if not GRADIENT_FIELDS.isdisjoint(fields):
-                self._warn_of_training()
-            self._look_at_batches()
+        """The step fields of the coming update."""
+        self._loop_check.begin_update(fields)
         found = self._context.supply(fields)
-        own = self._context
-        if looks and "gradient" in found and (left_out := self._left_out(found["gradient"])):
-            self._session.note_cause(_WITHOUT.format(name=left_out))
-            self._warn_once(_TERMS, [left_out])
-        self._session.skips.note(self.steps, own.irregular, first=own.accumulation.first, apart=own.apart)
-        if own.spread.found:
-            self._session.note_cause(own.spread.found)
-            self._warn_once(_PIECES, [own.spread.found])
-        if own.take_turns and not self._judges_by_next:  # what judges by the next update skips such steps
-            self._session.note_cause(OTHER_OPTIMIZERS)
-            self._warn_once(_OTHER_OPTIMIZERS, ["the optimizers"])
-        if own.reached.differ_in_update and "micro_batches" in self._session.required_fields:
-            # No refusal: a router may leave out an expert by chance, which nothing but repetition excludes.
-            self._session.note_cause(OTHER_PIECES)
-            self._warn_once(_DOMAINS, ["the micro-batches"])
-        if own.reached.take_turns and self._judges_by_next:
-            self._session.note_cause(IN_ORDER)
-            self._warn_once(_IN_TURN, ["updates"])
-        if own.altered:
-            self._session.note_cause(OTHER_GRADIENTS)
-            self._warn_once(_ALTERED, ["the loop"])
+        self._loop_check.end_update(self.steps, found)
         return found
-
-    def _left_out(self, gradient: Vector) -> str:
-        """The term of the measured loss that the loss of training lacks; empty if none, or not known."""
-        terms = self._terms(self._first)
-        if not terms or _TERMS in self._told:
-            return ""
-        theta = self._borrow()
-        gradients = {
-            name: lambda batch, own=own: evaluate(own, theta, batch).grad for name, own in terms.items()
-        }
-        with suppress(LCAError):  # of a batch that cannot be measured
-            return self._context.left_out(gradient, gradients)
-        return ""
-
-    def _terms(self, objective: Objective) -> Mapping[str, Objective]:
-        """The terms of a measured loss that a loop has to add to the others, by what they are called."""
-        if not isinstance(objective, Sum) or len(objective.terms) == 1:
-            return {}
-        return {f"the term {name!r}": own for name, own in objective.terms.items()}
-
-    @staticmethod
-    def _is_looked_at(update: int) -> bool:
-        """Whether it is the 1st, 2nd, 4th, ... update."""
-        return update & (update - 1) == 0
-
-    def _warn_of_training(self) -> None:
-        """Warn, once of each, of what makes the gradients of training others than the measured ones."""
-        for find, text in (
-            (self._dropout, _DROPOUT),
-            (self._frozen_statistics, _STATISTICS),
-            (self._other_in_training, _TRAINING),
-            (self._untold_in_training, _UNTOLD),
-            (self._gradient_hooks, _HOOKS),
-        ):
-            if text not in self._told:
-                self._warn_once(text, list(find()))
-
-    def _warn_once(self, text: str, found: Sequence[str]) -> None:
-        """Warn of what was found, if anything was, and if there was no such warning before."""
-        if found and text not in self._told:
-            self._told.add(text)
-            name = type(self._session.estimator).__name__
-            warnings.warn(
-                text.format(names=listed(found), estimator=name) + _INSTEAD, LCAWarning, stacklevel=2
-            )
-
-    def _look_at_batches(self) -> None:
-        """Note, for the self-check, batches of which several updates are made, or of another size."""
-        examples, largest = self._context.examples()
-        self._examples, self._largest = max(self._examples, examples), max(self._largest, largest)
-        own = next((own for own in leaves(self._session.objectives) if isinstance(own, ModelObjective)), None)
-        repeated, size = self._context.seen.repeated, None if own is None else own.batch_size
-        if repeated and self._judges_by_next and not self._trains_on_all(own):
-            self._session.note_cause(SAME_BATCH)
-            self._warn_once(_SAME_BATCH, [repeated])
-        if own is not None and size and self._largest not in (0, size) and not own.is_mean:
-            self._session.note_cause(other_size(size, self._largest))
-
-    def _look_at_loader(self, loader: object) -> None:
-        """Note, for the self-check, a loader of training that yields its batches in a fixed order."""
-        if self._judges_by_next and self._keeps_order(loader):
-            self._session.note_cause(IN_ORDER)
-
-    def _keeps_order(self, loader: object) -> bool:
-        """Whether a loader of the framework is known to yield examples in the order of its data."""
-        return False
-
-    @property
-    def _judges_by_next(self) -> bool:
-        """Whether the estimator judges a step by the batch of the next one."""
-        return any(field.startswith("next_") for field in self._session.required_fields)
-
-    def _trains_on_all(self, own: ModelObjective | None) -> bool:
-        """Whether each update is made from all examples that are measured, so that no batch is a sample."""
-        try:
-            return own is not None and 0 < own.n_examples <= self._examples
-        except LCAError:  # their number is not known
-            return False
-
-    def _dropout(self) -> Iterable[str]:
-        """The names of the layers of the model that drop units or add noise at random in training."""
-        return ()
-
-    def _frozen_statistics(self) -> Iterable[str]:
-        """The names of the layers that train with the statistics of a batch and are measured without."""
-        return ()
-
-    def _other_in_training(self) -> list[str]:
-        """The names of the modules by which the loss of training is another than the measured one.
-
-        Named are the modules of each class that changes the loss alone; if none does, the first module in
-        training mode. A loss that cannot be computed with a module in training mode counts as another.
-        """
-        modules = self._in_training()
-        losses = [own._loss for own in leaves(self._session.objectives) if isinstance(own, ModelObjective)]
-        for loss in losses if modules else ():
-            if any(loss.differ_in_training([list(modules)])):
-                kinds = {kind: [n for n, own in modules.items() if own is kind] for kind in modules.values()}
-                differ = loss.differ_in_training(list(kinds.values()))
-                found = [n for names in compress(kinds.values(), differ) for n in names] or [*modules][:1]
-                return [f"{n} ({modules[n].__name__})" if n else modules[n].__name__ for n in found]
-        return []
-
-    def _untold_in_training(self) -> list[str]:
-        """What kept each loss from telling whether it is another one in training mode."""
-        losses = [own._loss for own in leaves(self._session.objectives) if isinstance(own, ModelObjective)]
-        return list(dict.fromkeys(loss.untold_in_training for loss in losses if loss.untold_in_training))
-
-    def _in_training(self) -> Mapping[str, type]:
-        """The modules in training mode, by name, but for dropout and statistics that are reported anyway."""
-        return {}
-
-    def _gradient_hooks(self) -> Iterable[str]:
-        """The names of the parameters and layers with hooks that may alter the gradients of training."""
-        return ()
 
     def _takes_gradients(self) -> bool:
         """Whether the estimator requires gradients of training, of the step or of the next one."""
@@ -464,88 +315,16 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         """The parameters that the optimizers update; empty if it does not know yet."""
 
     @abstractmethod
+    def _trained_model(self) -> TrainedModel:
+        """Tells of the model how it is trained."""
+
+    @abstractmethod
     def _make_context(self, parameters: Sequence[Any]) -> Context:
         """Supplies step fields; raises `LCAError` if the estimator requires some that cannot be supplied."""
 
     @abstractmethod
     def _live_theta(self, parameters: Sequence[Any]) -> LiveTheta:
         """Reads θ from these parameters."""
-
-
-_DROPOUT = (
-    "the model trains with dropout or noise ({names}), and {estimator} allocates by the gradients of "
-    "training: those of the loss with it, not of the measured loss, in which it is off. Layers can differ by "
-    "tens of per cent."
-)
-_STATISTICS = (
-    "the model trains with batch statistics ({names}), and {estimator} allocates by the gradients of "
-    "training: those of the loss with these, not of the measured loss with batch_norm='frozen'. The sum can "
-    "differ by tens of per cent. Use batch_norm='batch' to allocate the loss with batch statistics. If "
-    "training calls these layers in evaluation mode, ignore this."
-)
-_TRAINING = (
-    "in training mode the model computes another loss than the measured one, or outputs that this cannot "
-    "take ({names}), and {estimator} allocates by the gradients of training: those of the other loss. Layers "
-    "can differ by tens of per cent. If the loop trains the model in evaluation mode, ignore this."
-)
-_UNTOLD = (
-    "whether the model computes another loss in training mode than the measured one was not tried, because "
-    "that would change what training goes on with ({names}). {estimator} allocates by the gradients of "
-    "training: if they are those of another loss, layers can differ by tens of per cent. Keep that in an "
-    "attribute of the model, of which measuring makes a copy, or, if the loss is the same in both modes, "
-    "ignore this."
-)
-_HOOKS = (
-    "hooks see the gradients of training ({names}) and may alter them, and {estimator} allocates by these "
-    "gradients: if they are altered, they are not those of the measured loss, and even the signs of layers "
-    "may be wrong. If the hooks only read them, ignore this."
-)
-_SAME_BATCH = (
-    "{names} were made from the batch of the update before. {estimator} judges a step by the batch of the "
-    "next one, which has caused the step there: sums are tens of per cent too large, or more. Make one "
-    "update from each batch."
-)
-_PIECES = (
-    "{estimator} takes the micro-batches of an update for independent samples of the data; otherwise its "
-    "values are wrong, even in sign. Here {names}."
-)
-_DOMAINS = (
-    "{names} of an update have gradients for different parameters, which repeat from update to update, as "
-    "where each is of a domain or task of its own. {estimator} judges what one does in the update by the "
-    "gradients of the others, which must sample the same loss: if they do not, layers and sums are tens of "
-    "per cent off. Let every micro-batch be a random sample of all data, with the whole loss (all domains in "
-    "each), or use lca.estimators.LaggedCrossFit. If a router leaves out experts by chance, ignore this."
-)
-_IN_TURN = (
-    "{names} have gradients for different parameters in turn, as where domains or tasks take turns. "
-    "{estimator} judges each update by the batch of the next one, which must be a random sample of all data: "
-    "if it is not, even signs may be wrong. Put all domains into every batch, or draw the domain of each at "
-    "random."
-)
-_ALTERED = (
-    "{names} changes gradients between their backward passes and the update, and not by one factor. "
-    "{estimator} allocates by the gradients of the passes, so clipping, noise and centralisation do not "
-    "matter. But where the loop also divides or multiplies gradients (a loss scale of its own, a number of "
-    "batches, tokens or ranks), allocations are that many times too large or small, and where it adds the "
-    "gradient of a loss or sets one to 0, they do not follow: do that with the loss. If it does none of it, "
-    "ignore this."
-)
-_OTHER_OPTIMIZERS = (
-    "{names} take turns, and one takes no gradient of what another moves, so they may lower losses of their "
-    "own. {estimator} takes the gradient of each for that of the measured loss: if it is not, even the signs "
-    "of layers may be wrong. Make a tracker for each model with its optimizer (GAN, actor and critic); if "
-    "each optimizer lowers the measured loss, ignore this."
-)
-_TERMS = (
-    "the gradient of training is that of the measured loss without {names}: the loop does not add that to "
-    "the loss that it trains, and {estimator} allocates by the gradients of training. Layers can differ by "
-    "tens of per cent. Add it to the loss of training, or measure the loss without it."
-)
-_WITHOUT = "the loss that is trained lacks {name}, which is measured: add it, or measure the loss without it"
-_INSTEAD = (
-    " To allocate the measured loss use lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or "
-    "every=."
-)
 
 
 def _names_of(objective: Objective | Mapping[str, Objective]) -> Collection[str]:
@@ -588,47 +367,3 @@ def _check_same_model(name: str, own: Objective, its: Mapping[str, Any], named: 
             f"the objective {name!r} was made from another model of the same form: its {other[0]!r} is not "
             "this model's; make it from the model that is trained."
         )
-
-
-def call_text(name: str, settings: Mapping[str, Any]) -> str:
-    """A call with the settings that are numbers, text or tuples of these, and neither 0 nor off.
-
-    >>> call_text("SGD", {"lr": 0.1, "momentum": 0, "foreach": None, "betas": (0.9, 0.99), "params": [1]})
-    'SGD(lr=0.1, betas=(0.9, 0.99))'
-    """
-    shown = {key: value for key, value in settings.items() if value and _is_plain(value)}
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return isinstance(value, int | float | str)
-
-
-def within(
-    optimizers: Iterable[Optimizer], held: Callable[[Optimizer], Iterable[Optimizer]]
-) -> Iterator[Optimizer]:
-    """Optimizers and those that they hold, as wrappers do, at any depth; each once.
-
-    >>> list(within(["ab"], lambda word: word if len(word) > 1 else ""))
-    ['ab', 'a', 'b']
-    """
-    waiting, seen = list(optimizers), set[int]()
-    while waiting:
-        one = waiting.pop(0)
-        if id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            waiting += held(one)
-
-
-def warn_of_other_optimizer(step: int, optimizer: object) -> None:
-    """Warn that an optimizer which the tracker was not given has made a step."""
-    warnings.warn(
-        f"step {step} is made by an optimizer that the tracker was not given, {type(optimizer).__name__}; "
-        "its updates are measured like the others. Pass all optimizers of the run, "
-        "Tracker(model, [first, second], objective), or make a tracker for each phase of it.",
-        LCAWarning,
-        stacklevel=2,
-    )

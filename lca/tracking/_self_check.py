@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lca._freedom import satterthwaite
+from lca._schedules import doubles
 from lca._verdict import SMALL_MISS, sampling_limit
 from lca.allocation import _FEW, Estimator
 from lca.arrays import Vector, array_ops
@@ -245,7 +246,7 @@ class SelfCheck:
     def _is_due(self) -> bool:
         n = self._steps
         if self._every == "doubling":
-            return n >= FIRST and not n & (n - 1)
+            return n >= FIRST and doubles(n)
         assert isinstance(self._every, int)
         return n % self._every == 0
 

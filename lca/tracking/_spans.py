@@ -2,6 +2,7 @@
 
 from typing import TypeAlias
 
+from lca._schedules import doubles
 from lca.arrays import Vector
 from lca.layout import Layout
 from lca.objective import State
@@ -20,7 +21,7 @@ def is_compared(line: int) -> bool:
     >>> [line for line in range(1, 200) if is_compared(line)]
     [1, 2, 4, 8, 16, 32, 64, 128, 192]
     """
-    return not line & (line - 1) or line % LONGEST == 0
+    return doubles(line, LONGEST)
 
 
 class SpanFollower:

@@ -1,12 +1,12 @@
-"""What a loop context compares at some updates only."""
+"""When something is looked at that takes too long to be looked at each time."""
 
 from itertools import pairwise
 
 import pytest
 
-from lca.tracking._context import is_due
+from lca._schedules import thins_out
 
-DUE = [count for count in range(1, 20_000) if is_due(count)]
+DUE = [count for count in range(1, 20_000) if thins_out(count)]
 
 
 def test_what_begins_in_mid_run_is_found_before_a_tenth_as_many_updates_again():

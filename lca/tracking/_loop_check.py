@@ -1,0 +1,276 @@
+"""`LoopCheck`: looks at how a loop trains, and tells why an estimator on its gradients may be wrong there."""
+
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any
+
+from lca._listing import listed
+from lca._schedules import doubles
+from lca.arrays import Vector
+from lca.errors import LCAError, LCAWarning
+from lca.frameworks import ModelObjective
+from lca.objective import Objective, evaluate, leaves
+from lca.tracking._causes import (
+    IN_ORDER,
+    ONE_BATCH,
+    OTHER_GRADIENTS,
+    OTHER_OPTIMIZERS,
+    OTHER_PIECES,
+    other_size,
+)
+from lca.tracking._context import GRADIENT_FIELDS, LoopContext
+from lca.tracking._session import Session
+from lca.tracking._trained_model import TrainedModel
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What makes the allocations of a loop wrong.
+
+    Attributes
+    ----------
+    warning
+        With ``{names}`` for what was found, and ``{estimator}``.
+    cause
+        The same in short, for the warning of the self-check; empty if the estimator need not be wrong.
+    """
+
+    warning: str
+    cause: str = ""
+
+
+DROPOUT = Finding(
+    "the model trains with dropout or noise ({names}), and {estimator} allocates by the gradients of "
+    "training: those of the loss with it, not of the measured loss, in which it is off. Layers can differ by "
+    "tens of per cent.",
+)
+STATISTICS = Finding(
+    "the model trains with batch statistics ({names}), and {estimator} allocates by the gradients of "
+    "training: those of the loss with these, not of the measured loss with batch_norm='frozen'. The sum can "
+    "differ by tens of per cent. Use batch_norm='batch' to allocate the loss with batch statistics. If "
+    "training calls these layers in evaluation mode, ignore this.",
+)
+TRAINING = Finding(
+    "in training mode the model computes another loss than the measured one, or outputs that this cannot "
+    "take ({names}), and {estimator} allocates by the gradients of training: those of the other loss. Layers "
+    "can differ by tens of per cent. If the loop trains the model in evaluation mode, ignore this.",
+)
+UNTOLD = Finding(
+    "whether the model computes another loss in training mode than the measured one was not tried, because "
+    "that would change what training goes on with ({names}). {estimator} allocates by the gradients of "
+    "training: if they are those of another loss, layers can differ by tens of per cent. Keep that in an "
+    "attribute of the model, of which measuring makes a copy, or, if the loss is the same in both modes, "
+    "ignore this.",
+)
+HOOKS = Finding(
+    "hooks see the gradients of training ({names}) and may alter them, and {estimator} allocates by these "
+    "gradients: if they are altered, they are not those of the measured loss, and even the signs of layers "
+    "may be wrong. If the hooks only read them, ignore this.",
+)
+SAME_BATCH = Finding(
+    "{names} were made from the batch of the update before. {estimator} judges a step by the batch of the "
+    "next one, which has caused the step there: sums are tens of per cent too large, or more. Make one "
+    "update from each batch.",
+    cause=ONE_BATCH,
+)
+PIECES = Finding(
+    "{estimator} takes the micro-batches of an update for independent samples of the data; otherwise its "
+    "values are wrong, even in sign. Here {names}.",
+    cause="{names}",
+)
+DOMAINS = Finding(
+    "{names} of an update have gradients for different parameters, which repeat from update to update, as "
+    "where each is of a domain or task of its own. {estimator} judges what one does in the update by the "
+    "gradients of the others, which must sample the same loss: if they do not, layers and sums are tens of "
+    "per cent off. Let every micro-batch be a random sample of all data, with the whole loss (all domains in "
+    "each), or use lca.estimators.LaggedCrossFit. If a router leaves out experts by chance, ignore this.",
+    cause=OTHER_PIECES,
+)
+IN_TURN = Finding(
+    "{names} have gradients for different parameters in turn, as where domains or tasks take turns. "
+    "{estimator} judges each update by the batch of the next one, which must be a random sample of all data: "
+    "if it is not, even signs may be wrong. Put all domains into every batch, or draw the domain of each at "
+    "random.",
+    cause=IN_ORDER,
+)
+ALTERED = Finding(
+    "{names} changes gradients between their backward passes and the update, and not by one factor. "
+    "{estimator} allocates by the gradients of the passes, so clipping, noise and centralisation do not "
+    "matter. But where the loop also divides or multiplies gradients (a loss scale of its own, a number of "
+    "batches, tokens or ranks), allocations are that many times too large or small, and where it adds the "
+    "gradient of a loss or sets one to 0, they do not follow: do that with the loss. If it does none of it, "
+    "ignore this.",
+    cause=OTHER_GRADIENTS,
+)
+OPTIMIZERS = Finding(
+    "{names} take turns, and one takes no gradient of what another moves, so they may lower losses of their "
+    "own. {estimator} takes the gradient of each for that of the measured loss: if it is not, even the signs "
+    "of layers may be wrong. Make a tracker for each model with its optimizer (GAN, actor and critic); if "
+    "each optimizer lowers the measured loss, ignore this.",
+    cause=OTHER_OPTIMIZERS,
+)
+TERMS = Finding(
+    "the gradient of training is that of the measured loss without {names}: the loop does not add that to "
+    "the loss that it trains, and {estimator} allocates by the gradients of training. Layers can differ by "
+    "tens of per cent. Add it to the loss of training, or measure the loss without it.",
+    cause="the loss that is trained lacks {names}, which is measured: add it, or measure the loss without it",
+)
+_INSTEAD = (
+    " To allocate the measured loss use lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or "
+    "every=."
+)
+
+
+class LoopCheck:
+    """Looks at each update of a loop, and at the 1st, 2nd, 4th, ... more closely; warns once of each finding.
+
+    Parameters
+    ----------
+    session
+        Has the measured losses and the estimator, and gets the causes.
+    context
+        What the loop supplies.
+    model
+        The model that is trained.
+    objective
+        The measured loss, of which a forgotten term is sought.
+    theta
+        Reads the parameters as they are.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        context: LoopContext,
+        model: TrainedModel,
+        objective: Objective,
+        theta: Callable[[], Vector],
+    ) -> None:
+        self._session, self._context, self._model = session, context, model
+        self._objective, self._theta = objective, theta
+        self._measured = [own for own in leaves(session.objectives) if isinstance(own, ModelObjective)]
+        self._judges_by_next = any(field.startswith("next_") for field in session.required_fields)
+        self._needs_pieces = "micro_batches" in session.required_fields
+        self._updates = 0
+        self._told: set[Finding] = set()
+        self._examples = self._largest = 0  # in an update, and in one of its micro-batches, as far as known
+
+    @property
+    def looks_at_next(self) -> bool:
+        """Whether the update after this one is looked at closely."""
+        return doubles(self._updates + 1)
+
+    def look_at_loader(self, loader: object) -> None:
+        """Note, for the self-check, a loader of training that yields its batches in a fixed order."""
+        if self._judges_by_next and self._model.keeps_order(loader):
+            self._session.note_cause(IN_ORDER)
+
+    def begin_update(self, fields: Collection[str]) -> None:
+        """These step fields of the coming update are supplied next."""
+        self._updates += 1
+        if doubles(self._updates):
+            if not GRADIENT_FIELDS.isdisjoint(fields):
+                self._look_at_model()
+            self._look_at_batches()
+
+    def end_update(self, step: int, supplied: Mapping[str, Any]) -> None:
+        """The step fields of the coming update, which becomes this step, were supplied."""
+        own = self._context
+        if doubles(self._updates) and "gradient" in supplied:
+            self._look_at_terms(supplied["gradient"])
+        self._session.skips.note(step, own.irregular, first=own.accumulation.first, apart=own.apart)
+        for finding, name in self._of_updates():
+            self._tell(finding, [name])
+
+    def _of_updates(self) -> Iterator[tuple[Finding, str]]:
+        """What the context has found in the updates so far, each with what shows it."""
+        own, by_next = self._context, self._judges_by_next
+        if own.spread.found:
+            yield PIECES, own.spread.found
+        if own.take_turns and not by_next:  # what judges by the next update skips such steps
+            yield OPTIMIZERS, "the optimizers"
+        if own.reached.differ_in_update and self._needs_pieces:
+            # No refusal: a router may leave out an expert by chance, which nothing but repetition excludes.
+            yield DOMAINS, "the micro-batches"
+        if own.reached.take_turns and by_next:
+            yield IN_TURN, "updates"
+        if own.altered:
+            yield ALTERED, "the loop"
+
+    def _look_at_model(self) -> None:
+        """Tell what in the model makes the gradients of training others than the measured ones."""
+        for finding, names in (
+            (DROPOUT, self._model.dropout),
+            (STATISTICS, self._model.frozen_statistics),
+            (TRAINING, self._other_in_training),
+            (UNTOLD, self._untold_in_training),
+            (HOOKS, self._model.gradient_hooks),
+        ):
+            if finding not in self._told:
+                self._tell(finding, list(names()))
+
+    def _look_at_batches(self) -> None:
+        """Tell of batches of which several updates are made, or of another size than the measured ones."""
+        examples, largest = self._context.examples()
+        self._examples, self._largest = max(self._examples, examples), max(self._largest, largest)
+        own = self._measured[0] if self._measured else None
+        repeated, size = self._context.seen.repeated, None if own is None else own.batch_size
+        if repeated and self._judges_by_next and not self._trains_on_all(own):
+            self._tell(SAME_BATCH, [repeated])
+        if own is not None and size and self._largest not in (0, size) and not own.is_mean:
+            self._session.note_cause(other_size(size, self._largest))
+
+    def _look_at_terms(self, gradient: Vector) -> None:
+        """Tell of a term of the measured loss that the loss of training lacks, as far as that is known."""
+        terms = self._model.terms(self._objective)
+        if not terms or TERMS in self._told:
+            return
+        theta = self._theta()
+        gradients = {
+            name: lambda batch, own=own: evaluate(own, theta, batch).grad for name, own in terms.items()
+        }
+        left_out = ""
+        with suppress(LCAError):  # of a batch that cannot be measured
+            left_out = self._context.left_out(gradient, gradients)
+        self._tell(TERMS, [left_out] if left_out else [])
+
+    def _trains_on_all(self, own: ModelObjective | None) -> bool:
+        """Whether each update is made from all examples that are measured, so that no batch is a sample."""
+        try:
+            return own is not None and 0 < own.n_examples <= self._examples
+        except LCAError:  # their number is not known
+            return False
+
+    def _other_in_training(self) -> list[str]:
+        """The names of the modules by which the loss of training is another than the measured one.
+
+        Named are the modules of each class that changes the loss alone; if none does, the first module in
+        training mode. A loss that cannot be computed with a module in training mode counts as another.
+        """
+        modules = self._model.in_training()
+        for loss in (own._loss for own in self._measured if modules):
+            if any(loss.differ_in_training([list(modules)])):
+                kinds = {kind: [n for n, own in modules.items() if own is kind] for kind in modules.values()}
+                differ = loss.differ_in_training(list(kinds.values()))
+                found = [n for names in compress(kinds.values(), differ) for n in names] or [*modules][:1]
+                return [f"{n} ({modules[n].__name__})" if n else modules[n].__name__ for n in found]
+        return []
+
+    def _untold_in_training(self) -> Iterable[str]:
+        """What kept each loss from telling whether it is another one in training mode."""
+        return dict.fromkeys(text for own in self._measured if (text := own._loss.untold_in_training))
+
+    def _tell(self, finding: Finding, names: Sequence[str]) -> None:
+        """Note the cause of what was found, if anything was, and warn if there was no such warning before."""
+        if not names:
+            return
+        if finding.cause:
+            self._session.note_cause(finding.cause.format(names=listed(names)))
+        if finding not in self._told:
+            self._told.add(finding)
+            estimator = type(self._session.estimator).__name__
+            text = finding.warning.format(names=listed(names), estimator=estimator) + _INSTEAD
+            warnings.warn(text, LCAWarning, stacklevel=2)
