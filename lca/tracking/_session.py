@@ -1,7 +1,7 @@
 """`Session`: decides which steps of a run are measured, handles errors, and distributes the allocations."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -14,14 +14,13 @@ from lca._replay import refuse_unseen
 from lca._state import same_state
 from lca.allocation import Estimator, StepAllocation, start_each
 from lca.arrays import Vector, array_ops
-from lca.by_example import ExampleHistory
 from lca.divisions import HEAD, divisions
 from lca.errors import IncompleteStepError, LCAError, LCAWarning, NonFiniteError
 from lca.estimators import Adaptive
 from lca.estimators._stochastic import required_fields_of
 from lca.frameworks import ModelObjective
 from lca.groups import Groups
-from lca.layout import Layout, _labelled_groups, check_same_layout
+from lca.layout import _labelled_groups, check_same_layout
 from lca.live._outputs import LiveOutputs
 from lca.objective import (
     Checked,
@@ -47,21 +46,19 @@ from lca.tracking._epochs import EpochLength
 from lca.tracking._measured_on import measured_on
 from lca.tracking._misses import Misses
 from lca.tracking._options import (
-    MakeView,
     MakeViews,
     Options,
     RecordTo,
     Settings,
-    ViewsByName,
     names_options,
 )
 from lca.tracking._path_sums import PathDifference, PathSums
 from lca.tracking._precision import PrecisionDifference
+from lca.tracking._run_views import readers_of, refuse_two_histories, summarized_views, views_of
 from lca.tracking._self_check import SelfCheck
 from lca.tracking._skips import Skips
 from lca.tracking._state_moves import StateMoves
-from lca.views import GroupTotals, View
-from lca.views._view import reader_of
+from lca.views import GroupTotals
 
 
 class Session:
@@ -169,9 +166,9 @@ class Session:
         self._ends: dict[str, float] = {}
         self._final: dict[str, float] = {}
         self._layouts = {name: measured.layout for name, measured in self.objectives.items()}
-        self.views = _views_of(self.objectives, settings.views)
-        self._summarized = _summarized(self.objectives, self.views)
-        self._readers = _readers(self.views, self._summarized)
+        self.views = views_of(self.objectives, settings.views)
+        self._summarized = summarized_views(self.objectives, self.views)
+        self._readers = readers_of(self.views, self._summarized)
         layout = next(iter(self._layouts.values()))
         groups, heads = settings.groups, settings.heads
         self._divisions = {} if groups is None else divisions(groups, layout.names)
@@ -183,7 +180,7 @@ class Session:
         self.on_failure: Callable[[Exception], None] | None = None
         record = settings.record
         if record is not None:
-            _refuse_two_histories(self.views)
+            refuse_two_histories(self.views)
         self._record: Record | None = None
         self._opened: Record | None = None  # a record that was opened here
         with self.begins():
@@ -290,7 +287,7 @@ class Session:
         made = Session(
             self.objectives, self.estimator, views=views, on_error=self._on_error, check_every=None
         )
-        made._summarized, made._readers = {}, _readers(made.views, {})
+        made._summarized, made._readers = {}, readers_of(made.views, {})
         made._precision = PrecisionDifference({})
         return made
 
@@ -548,74 +545,6 @@ class _Guarded:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         return isinstance(error, Exception) and self._session.handle(error, self._index)
-
-
-def _views_of(objectives: Mapping[str, Objective], make: MakeViews) -> dict[str, Any]:
-    """The view of each measured loss, and of each of its terms where it is a `lca.summary.RunViews`."""
-    views: dict[str, Any] = {}
-    for name, measured in objectives.items():
-        if isinstance(make, Sequence):
-            views[name] = [_view_of(one, name, measured.layout) for one in make]
-        else:
-            views[name] = _view_of(make, name, measured.layout)
-        if isinstance(measured, Sum) and isinstance(views[name], RunViews):
-            views |= {f"{name}/{term}": RunViews.of(measured.layout) for term in measured.terms}
-    return views
-
-
-def _refuse_two_histories(views: Mapping[str, Any]) -> None:
-    """A record holds one allocation by example."""
-    found = [view for own in views.values() for view in _each(own) if isinstance(view, ExampleHistory)]
-    if len(found) > 1:
-        raise LCAError(
-            f"a record holds one allocation by example, and views has {len(found)}; pass one "
-            "lca.by_example.ExampleHistory with record=, and keep the others with ExampleHistory.to_xarray."
-        )
-
-
-def _view_of(make: MakeView, name: str, layout: Layout) -> View:
-    return make.view_of(name, layout) if isinstance(make, ViewsByName) else make(layout)
-
-
-def _each(views: Any) -> Sequence[View]:
-    """The views of a loss as a sequence."""
-    return views if isinstance(views, Sequence) else [views]
-
-
-def _summarized(objectives: Mapping[str, Objective], views: Mapping[str, Any]) -> dict[str, RunViews]:
-    """The views of each loss and term that the summary is made of: those of the user where they fit."""
-    found: dict[str, RunViews] = {}
-    for name, measured in objectives.items():
-        terms = measured.terms if isinstance(measured, Sum) else ()
-        for full in (name, *(f"{name}/{term}" for term in terms)):
-            own = [view for view in _each(views.get(full, ())) if isinstance(view, RunViews)]
-            found[full] = own[0] if own else RunViews.of(measured.layout)
-    return found
-
-
-def _readers(
-    views: Mapping[str, Any], summarized: Mapping[str, RunViews]
-) -> dict[str, list[Callable[[Row], None]]]:
-    """What reads the rows of each loss and term: its views, and that of the summary."""
-    readers = {}
-    for name in {**views, **summarized}:
-        own, run = list(_each(views.get(name, ()))), summarized.get(name)
-        if run is not None and not any(view is run for view in own):
-            own.append(run)
-        readers[name] = list(map(_reader, own))
-    return readers
-
-
-def _reader(view: View) -> Callable[[Row], None]:
-    read = reader_of(view)
-    if not isinstance(view, ExampleHistory):
-        return read
-
-    def read_examples(row: Row) -> None:
-        read(row)
-        row.examples = view.last
-
-    return read_examples
 
 
 def _head_totals(names: Iterable[str], heads: Groups) -> dict[str, GroupTotals]:
