@@ -43,7 +43,6 @@ from lca_torch._copies import (
     is_bound,
 )
 from lca_torch._distribution import is_mesh, unsharded_class, without_distribution
-from lca_torch._environment import is_its_own_copy
 from lca_torch._kept_results import standing_in, users_keeper_in
 from lca_torch._libraries import in_library
 from lca_torch._originals import (
@@ -56,6 +55,7 @@ from lca_torch._originals import (
 )
 from lca_torch._shared_state import is_users
 from lca_torch._shared_variables import DEFAULTS, Follower, Shared
+from lca_torch._without_copy import is_its_own_copy
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _SET_STATE: Any = nn.Module.__setstate__

@@ -17,11 +17,11 @@ from lca.frameworks._attributes import Attributes
 from lca.frameworks._code import globals_in, imports_in, module_attributes, names_in, stores_attributes
 from lca.frameworks._environment import may_change
 from lca_torch._copies import Cells, Pair, Trial
-from lca_torch._environment import OF_MEMBERS, Environment
 from lca_torch._kept_results import users_keeper_in
 from lca_torch._libraries import in_library
 from lca_torch._originals import Originals
 from lca_torch._shared_state import functions_of, is_users
+from lca_torch._without_copy import OF_MEMBERS, Environment
 
 DEFAULTS = ("__defaults__", "__kwdefaults__")
 _NOT_EVALUATED = frozenset(

@@ -1,4 +1,4 @@
-"""State outside of the user's modules: environment variables, attributes of objects that have no copy."""
+"""State that has no copy: environment variables, attributes of objects that are never copied."""
 
 from contextlib import AbstractContextManager
 from enum import Enum
