@@ -29,7 +29,8 @@ OTHER_DATA = (
     "training, or use SampledPathIntegral"
 )
 OTHER_LOSS = (
-    "another loss is trained than measured (dropout, penalties, batch statistics): use SampledPathIntegral"
+    "another loss is trained than measured (dropout, label smoothing, mixup, augmentation, penalties, batch "
+    "statistics): use SampledPathIntegral"
 )
 OTHER_GRADIENT = (
     "the gradient of the measured loss is not its derivative (gradient reversal, straight-through "

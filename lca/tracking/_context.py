@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -218,27 +219,38 @@ class LoopContext(ABC):
             self.reached.add(optimizer, sets)
         return found
 
-    def left_out(self, gradient: Vector, terms: Mapping[str, Callable[[Batch], Vector]]) -> str:
-        """The term of the measured loss that is missing from the training loss; empty if none is, or unknown.
+    def compare_losses(
+        self, gradient: Vector, terms: Mapping[str, Callable[[Batch], Vector]]
+    ) -> tuple[float, str]:
+        """How far the gradient of training is from the measured one on its batch, and what explains that.
 
-        That is so where the gradient of training differs from the measured one on its batch by the gradient
-        of a term. Costs a gradient on the batch, and one for each term if they differ.
+        Costs a gradient on the batch, and one for each term if they differ.
 
         Parameters
         ----------
         gradient
             That of training.
         terms
-            The gradient of each term on a batch, at the parameters as they are.
+            The gradient of each term of the measured loss on a batch, at the parameters as they are.
+
+        Returns
+        -------
+        part
+            The norm of the difference, as a part of that of the measured gradient; 0 if they are equal up to
+            rounding, or if the batch is not known.
+        name
+            Of the term that is missing from the loss of training; empty if it is none.
         """
         if len(self._batches) != 1 or self.gradient_on is None:
-            return ""
+            return 0.0, ""
         [batch] = self._batches
         whole, eps = self.gradient_on(batch), self.measured_eps()
         if _are_equal(gradient, whole, [], eps):
-            return ""
+            return 0.0, ""
+        off, norm = (_norm(v) for v in (gradient - whole, whole))
         parts = ((name, of_term(batch)) for name, of_term in terms.items())
-        return next((name for name, own in parts if _are_equal(gradient, whole - own, [whole], eps)), "")
+        found = (name for name, own in parts if _are_equal(gradient, whole - own, [whole], eps))
+        return (off / norm if norm else inf), next(found, "")
 
     def examples(self) -> tuple[int, int]:
         """Of the coming update, the number of examples, and that in its largest micro-batch; 0 if unknown."""
@@ -523,10 +535,14 @@ class LoopContext(ABC):
         """The update (K,) that the optimizer would make without each micro-batch."""
 
 
+def _norm(vector: Vector) -> float:
+    return float(array_ops(vector).total(vector * vector) ** 0.5)
+
+
 def _are_equal(derived: Vector, taken: Vector, subtracted: Sequence[Vector], eps: float) -> bool:
     """Whether two gradients of one loss are equal; ``subtracted`` and ``eps`` as in `_check_half`."""
     ops = array_ops(taken)
-    off, *norms = (ops.total(v * v) ** 0.5 for v in (derived - taken, derived, taken, *subtracted))
+    off, *norms = map(_norm, (derived - taken, derived, taken, *subtracted))
     return bool(off <= halved(max(norms), max(ops.eps(taken), eps)))
 
 
@@ -540,8 +556,7 @@ def _check_half(derived: Vector, taken: Vector, subtracted: Vector, eps: float) 
     if not array_ops(derived).all_finite(derived):
         return
     if not _are_equal(derived, taken, [subtracted], eps):
-        ops = array_ops(taken)
-        off, norm = (ops.total(v * v) ** 0.5 for v in (derived - taken, taken))
+        off, norm = _norm(derived - taken), _norm(taken)
         raise LCAError(
             f"the gradient of half of the batch, derived from that of training, is off by {off:.2g} of "
             f"{norm:.2g}: the loss of training is not the measured one on its batch. Does the loop read "

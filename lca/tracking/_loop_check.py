@@ -118,6 +118,19 @@ TERMS = Finding(
     "tens of per cent. Add it to the loss of training, or measure the loss without it.",
     cause="the loss that is trained lacks {names}, which is measured: add it, or measure the loss without it",
 )
+MIXTURE = Finding(
+    "the gradient of training is not that of the measured loss on its batch: it differs {names}. So another "
+    "loss is trained (label smoothing, mixup, augmentation, penalties, weights, a sum and no mean), or the "
+    "loop reads the next batch before it updates from this one. {estimator} takes one end of each step "
+    "from the one loss and the other end from the other, and sums are right for neither. "
+    "NextBatch(lca.RIGHT) allocates the loss of training.",
+    cause="another loss is trained than measured, and a step has one end of each: measure the loss that is "
+    "trained, or use SampledPathIntegral",
+)
+_OF_ANOTHER_LOSS = DROPOUT, STATISTICS, TRAINING, TERMS, MIXTURE
+"""Findings that say already that another loss is trained."""
+FAR = 0.05
+"""How far the gradients of two losses are apart, as a part of their length, that are told apart."""
 _INSTEAD = (
     " To allocate the measured loss use lca.estimators.SampledPathIntegral, or lca.Adaptive with span= or "
     "every=."
@@ -152,8 +165,11 @@ class LoopCheck:
         self._session, self._context, self._model = session, context, model
         self._objective, self._theta = objective, theta
         self._measured = [own for own in leaves(session.objectives) if isinstance(own, ModelObjective)]
+        shared = any(own._loss.shares > 1 for own in self._measured)  # by processes, which would wait
         self._judges_by_next = any(field.startswith("next_") for field in session.required_fields)
         self._needs_pieces = "micro_batches" in session.required_fields
+        # It takes one end of a step from the loss of training, and the other from the measured one.
+        self._mixes = {"next_batch", "next_gradient"} <= {*session.required_fields} and not shared
         self._updates = 0
         self._told: set[Finding] = set()
         self._examples = self._largest = 0  # in an update, and in one of its micro-batches, as far as known
@@ -180,7 +196,7 @@ class LoopCheck:
         """The step fields of the coming update, which becomes this step, were supplied."""
         own = self._context
         if doubles(self._updates) and "gradient" in supplied:
-            self._look_at_terms(supplied["gradient"])
+            self._look_at_gradient(supplied["gradient"])
         self._session.skips.note(step, own.irregular, first=own.accumulation.first, apart=own.apart)
         for finding, name in self._of_updates():
             self._tell(finding, [name])
@@ -223,19 +239,22 @@ class LoopCheck:
         if own is not None and size and self._largest not in (0, size) and not own.is_mean:
             self._session.note_cause(other_size(size, self._largest))
 
-    def _look_at_terms(self, gradient: Vector) -> None:
-        """Tell of a term of the measured loss that the loss of training lacks, as far as that is known."""
-        terms = self._model.terms(self._objective)
-        if not terms or TERMS in self._told:
+    def _look_at_gradient(self, gradient: Vector) -> None:
+        """Tell of a loss of training that is not the measured one, by their gradients on one batch."""
+        terms = {} if TERMS in self._told else self._model.terms(self._objective)
+        mixes = self._mixes and not self._context.altered and self._told.isdisjoint(_OF_ANOTHER_LOSS)
+        if not terms and not mixes:
             return
-        theta = self._theta()
+        theta, part, left_out = self._theta(), 0.0, ""
         gradients = {
             name: lambda batch, own=own: evaluate(own, theta, batch).grad for name, own in terms.items()
         }
-        left_out = ""
         with suppress(LCAError):  # of a batch that cannot be measured
-            left_out = self._context.left_out(gradient, gradients)
-        self._tell(TERMS, [left_out] if left_out else [])
+            part, left_out = self._context.compare_losses(gradient, gradients)
+        if left_out:
+            self._tell(TERMS, [left_out])
+        elif mixes and part > FAR:
+            self._tell(MIXTURE, [f"by {part:.0%} of its length"])
 
     def _trains_on_all(self, own: ModelObjective | None) -> bool:
         """Whether each update is made from all examples that are measured, so that no batch is a sample."""

@@ -1,5 +1,7 @@
 """Step fields, where torch is special; what all frameworks share is in `tests.laws`."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -182,21 +184,34 @@ def test_gradients_that_were_zeroed_instead_of_used_are_forgotten():
     assert all(len(row.source.micro_batches) == 2 for row in rows_of(run))
 
 
-def test_a_loop_that_reads_batches_ahead_is_told_so_when_they_end():
+def test_a_loop_that_reads_batches_ahead_is_told_so(recwarn):
     run = TorchFramework().run(NextBatch())
+    with run.tracker as tracker:
+        loader = tracker.batches(map(run.data, BATCHES))
+        ahead = next(loader)
+        while ahead is not None:
+            (x, y), ahead = ahead, next(loader, None)
+            run.optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(run.model(x), y).backward()
+            run.optimizer.step()
+    first, last = (str(one.message) for one in recwarn)
+    assert "reads the next batch before it updates from this one" in first
+    assert re.search("skipped.*requires Step.next_batch.*none read ahead", last)
 
-    def train():
-        with run.tracker as tracker:
-            loader = tracker.batches(map(run.data, BATCHES))
-            ahead = next(loader)
-            while ahead is not None:
-                (x, y), ahead = ahead, next(loader, None)
-                run.optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(run.model(x), y).backward()
-                run.optimizer.step()
 
-    with pytest.warns(LCAWarning, match="skipped.*requires Step.next_batch.*none read ahead"):
-        train()
+@pytest.mark.parametrize("estimator", [NextBatch(), NextBatch(RIGHT)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_step_with_one_end_of_each_loss_is_told_of(estimator, smoothing, recwarn):
+    run = TorchFramework().run(estimator, check_every=None)
+    with run.tracker as tracker:
+        for x, y in tracker.batches(map(run.data, BATCHES)):
+            run.optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(run.model(x), y, label_smoothing=smoothing).backward()
+            run.optimizer.step()
+    found = [
+        str(one.message) for one in recwarn if "one end of each step from the one loss" in str(one.message)
+    ]
+    assert len(found) == (smoothing > 0 and estimator == NextBatch())
 
 
 def test_a_loop_that_reads_ahead_and_accumulates_is_told_how_to_name_its_batches():
