@@ -14,7 +14,7 @@ from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LCAError, LCAWarning
 from lca.frameworks._data import Batches, Measured, Rows, labels_of
 from lca.frameworks._loss import ModelLoss
-from lca.frameworks._trees import PyTree, describe, examples_in, is_rows
+from lca.frameworks._trees import PyTree, describe, examples_in, is_rows, tensors_in
 from lca.frameworks._trials import Trials
 from lca.frameworks._tryout import choose_batch_size, hints_of, try_out, unstated
 from lca.groups import Groups
@@ -381,7 +381,23 @@ class ModelObjective:
             if batch is None and own._is_cut:
                 self._trials.require_weights(state)
         groups = [own._batches_of(batch) for own, batch in parts]
-        return self._loss.evaluate_each(theta, groups, state, gradient=gradient, names=names)
+        try:
+            return self._loss.evaluate_each(theta, groups, state, gradient=gradient, names=names)
+        except DataError as error:
+            if not any(self._is_of_other_form(batch) for _, batch in parts):
+                raise
+            assert isinstance(self._data, Rows)
+            raise DataError(
+                f"{str(error).rstrip('.')}. It is a batch of training, and the measured data have another "
+                f"form ({describe(self._data.tree)}): pass batches of that form to tracker.batches or "
+                "begin_batch, or use an estimator that measures none (lca.estimators.SampledPathIntegral)."
+            ) from error
+
+    def _is_of_other_form(self, batch: PyTree | None) -> bool:
+        """Whether a batch of training holds more or fewer tensors than the measured data."""
+        if batch is None or isinstance(batch, Sample) or not isinstance(self._data, Rows):
+            return False
+        return len(list(tensors_in(batch))) != len(list(tensors_in(self._data.tree)))
 
     def _require_known(self, batch: PyTree | None) -> None:
         """Raise if what is evaluated depends on what the loss was when the objective was made, and is not."""

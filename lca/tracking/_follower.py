@@ -241,7 +241,8 @@ class RunFollower:
             warnings.warn(
                 f"{what} changed after the last update that was seen, step {self.steps - 1}; the resulting "
                 f"loss change is not allocated{effect}. Were averaged weights loaded (SWA, EMA) or the best "
-                "ones restored, or does another optimizer update the model?",
+                "ones restored, or does another optimizer, or a wrapper that is none (Lookahead), update the "
+                "model?",
                 LCAWarning,
                 stacklevel=2,
             )

@@ -8,6 +8,9 @@ from lca._verdict import LARGE_MISS, missed_part
 from lca.allocation import StepAllocation
 from lca.errors import LCAWarning
 
+MANY = 10
+"""So many times a change are not counted: the change is close to 0."""
+
 
 class Misses:
     """Sums up the residuals of a run, and warns of those that its estimator could not remove.
@@ -28,10 +31,11 @@ class Misses:
         """Warn of each loss of which steps that did not converge left more than a tenth unallocated."""
         for name, miss in self._losses.items():
             if miss.unconverged and miss.part > LARGE_MISS:
+                part = _shown(miss.part)
                 warnings.warn(
-                    f"the allocations of {name!r} miss {miss.part:.0%} of its change ({miss.residual:+.4g} "
-                    f"of {miss.change:+.4g}; largest residual of a step {miss.largest:.4g}): "
-                    f"{miss.unconverged} of {miss.steps} steps did not meet their tolerance. Either the "
+                    f"the allocations of {name!r} miss {part} of its change ({miss.residual:+.4g} of "
+                    f"{miss.change:+.4g}; largest residual of a step {miss.largest:.4g}): {miss.unconverged} "
+                    f"of {miss.steps} steps did not meet their tolerance. Either the "
                     "gradient is not that of the loss (straight-through estimators, detached parts, "
                     "quantisation), or the steps are too large: allow more gradients with "
                     "Adaptive(max_gradients=...); or the loss is computed in a low precision, as under "
@@ -39,6 +43,15 @@ class Misses:
                     LCAWarning,
                     stacklevel=2,
                 )
+
+
+def _shown(part: float) -> str:
+    """A part in per cent; of a change of 0 or nearly so, that it is far more than all.
+
+    >>> _shown(0.25), _shown(float("inf"))
+    ('25%', 'many times all')
+    """
+    return f"{part:.0%}" if part < MANY else "many times all"
 
 
 class _Miss:

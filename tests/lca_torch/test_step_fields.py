@@ -214,6 +214,30 @@ def test_a_step_with_one_end_of_each_loss_is_told_of(estimator, smoothing, recwa
     assert len(found) == (smoothing > 0 and estimator == NextBatch())
 
 
+def test_a_batch_of_another_form_than_the_measured_data_is_named_as_one_of_training():
+    model = nn.Linear(3, 2)
+    data = torch.eye(6, 3), torch.arange(6) % 2, torch.ones(6)
+
+    def loss(model, batch):
+        return (
+            batch[2] * torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        ).mean()
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    objective = Objective(model, None, data, batch_loss=loss)
+    tracker = Tracker(model, optimizer, objective, NextBatch(), on_error="raise")
+
+    def train():
+        with tracker:
+            for x, y in tracker.batches(2 * [data[:2]]):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(model(x), y).backward()
+                optimizer.step()
+
+    with pytest.raises(LCAError, match=r"a batch of training.*another form \(tuple of .* \(6,\)\)"):
+        train()
+
+
 def test_a_loop_that_reads_ahead_and_accumulates_is_told_how_to_name_its_batches():
     def train(named):
         run = TorchFramework().run(CrossFit(2), on_error="raise")
