@@ -2,10 +2,12 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dis import get_instructions, opmap
+from functools import lru_cache
 from importlib.util import resolve_name
+from itertools import takewhile
 from types import CodeType, FunctionType, ModuleType
 
 _BY_NAME = frozenset(
@@ -14,13 +16,16 @@ _BY_NAME = frozenset(
 """What looks a name up that is in a string."""
 _OF_GLOBALS = ("LOAD_NAME", "IMPORT_NAME", "_GLOBAL", "_GLOBALS")
 """How the instructions end that read, write or import a global name, and no attribute."""
+KEPT = 4096
+"""Functions whose names are remembered: reading their code takes as long as a small forward pass."""
 _SETTING = frozenset({"setattr", "__setattr__"})
 _OF_ATTRIBUTES = ("_ATTR", "LOAD_METHOD")
 _ON_STACK = frozenset({"COPY", "SWAP", "PUSH_NULL"})
 """Instructions between a module and the attribute that is changed in place (``module.count += 1``)."""
 
 
-def names_in(code: CodeType) -> set[str]:
+@lru_cache(KEPT)
+def names_in(code: CodeType) -> frozenset[str]:
     """The global names and attributes that code refers to, in inner functions too.
 
     Words in strings are among them where the code looks up by name.
@@ -32,7 +37,7 @@ def names_in(code: CodeType) -> set[str]:
     >>> sorted(names_in((lambda: globals()["BETA"]).__code__))
     ['BETA', 'globals']
     """
-    return {name for part in _parts(code) for name in (*part.co_names, *_words_in(part))}
+    return frozenset(name for part in _parts(code) for name in (*part.co_names, *_words_in(part)))
 
 
 def globals_in(function: FunctionType) -> frozenset[str]:
@@ -42,18 +47,23 @@ def globals_in(function: FunctionType) -> frozenset[str]:
 
     Examples
     --------
-    >>> sorted(globals_in(names_in))
-    ['_parts', '_words_in']
+    >>> sorted(globals_in(stores_attributes))
+    ['_SETTING', '_parts', 'opmap']
     >>> sorted(globals_in(lambda x: x.names_in))
     []
     """
-    known = function.__globals__.keys()
-    found = {word for part in _parts(function.__code__) for word in _words_in(part)} & known
-    for part in _parts(function.__code__):
-        if not known.isdisjoint(part.co_names):  # reading the instructions takes longer
-            read = (own.argval for own in get_instructions(part) if own.opname.endswith(_OF_GLOBALS))
-            found |= known & set(read)
-    return frozenset(found)
+    known, code = function.__globals__.keys(), function.__code__
+    if known.isdisjoint(names_in(code)):  # reading the instructions takes longer
+        return frozenset()
+    return _globals_of(code) & known
+
+
+@lru_cache(KEPT)
+def _globals_of(code: CodeType) -> frozenset[str]:
+    """The names that code reads, writes or imports as global ones, and the words by which it looks up."""
+    instructions = (own for part in _parts(code) for own in get_instructions(part))
+    read = {own.argval for own in instructions if own.opname.endswith(_OF_GLOBALS)}
+    return frozenset(read.union(*map(_words_in, _parts(code))))
 
 
 def stores_attributes(function: FunctionType) -> bool:
@@ -61,7 +71,7 @@ def stores_attributes(function: FunctionType) -> bool:
 
     Examples
     --------
-    >>> stores_attributes(names_in)
+    >>> stores_attributes(stores_attributes)
     False
     """
     return any(
@@ -105,16 +115,33 @@ def module_attributes(function: FunctionType) -> Iterator[tuple[ModuleType, str,
     >>> [(module.__name__, name, written) for module, name, written in module_attributes(reads)]
     [('sys', 'path', False), ('re', 'sub', False)]
     """
-    for part in _parts(function.__code__):
+    for name, attributes in _chains(function.__code__):
+        module = function.__globals__.get(name)
+        for attribute, written in attributes:
+            if not isinstance(module, ModuleType):
+                break
+            yield module, attribute, written
+            module = vars(module).get(attribute)
+
+
+@lru_cache(KEPT)
+def _chains(code: CodeType) -> Sequence[tuple[str, Sequence[tuple[str, bool]]]]:
+    """The global names in code, each with the chain of attributes behind it, and whether it writes these.
+
+    Examples
+    --------
+    >>> _chains((lambda: sys.path.copy(re)).__code__)
+    [('sys', [('path', False), ('copy', False)]), ('re', [])]
+    """
+    chains = []
+    for part in _parts(code):
         found = [own for own in get_instructions(part) if own.opname not in _ON_STACK]
         written = {own.argval for own in found if own.opname in ("STORE_ATTR", "DELETE_ATTR")}
-        for place, own in enumerate(found):
-            module = function.__globals__.get(own.argval) if own.opname.endswith(_OF_GLOBALS) else None
-            for attribute in found[place + 1 :]:
-                if not isinstance(module, ModuleType) or not attribute.opname.endswith(_OF_ATTRIBUTES):
-                    break
-                yield module, attribute.argval, attribute.argval in written
-                module = vars(module).get(attribute.argval)
+        for place, own in enumerate(found, 1):
+            if own.opname.endswith(_OF_GLOBALS):
+                following = takewhile(lambda one: one.opname.endswith(_OF_ATTRIBUTES), found[place:])
+                chains.append((own.argval, [(one.argval, one.argval in written) for one in following]))
+    return chains
 
 
 def _parts(code: CodeType) -> Iterator[CodeType]:
