@@ -9,6 +9,8 @@ LARGE_MISS = 0.1
 """From here on, the layers' shares of the loss change are unreliable."""
 FIRST_JUDGED = 16
 """Checked steps before a sampled sum without error bars is judged."""
+OUTSIDE = 0.3
+"""A whole run that misses a larger part of the loss change is judged by its 95 % interval, not by 99.9 %."""
 FAR, SETTLED = 0.05, 128
 """The part of the loss change that a sum without error bars may miss after so many steps; before, more."""
 DIVERGED = 10.0
@@ -91,6 +93,26 @@ def sampling_limit(steps: int, largest: float, noise: float, *, has_bars: bool) 
     if steps < FIRST_JUDGED:
         return math.inf
     return FAR * max(1.0, math.sqrt(SETTLED / steps)) * largest + noise
+
+
+def noise_at_end(noise: float, margin: float, largest: float) -> float:
+    """The ``noise`` that a `sampling_limit` takes once the run is over, when there is one check and not many.
+
+    Error bars know nothing of the error of the rule, which a large miss outside the 95 % interval points to.
+
+    Parameters
+    ----------
+    noise, largest
+        As in `sampling_limit`.
+    margin
+        Half the 95 % interval of the sum; NaN without error bars.
+
+    Examples
+    --------
+    >>> noise_at_end(0.5, 0.4, 1.0), noise_at_end(0.5, 0.1, 1.0), noise_at_end(0.2, math.nan, 1.0)
+    (0.4, 0.3, 0.2)
+    """
+    return noise if math.isnan(margin) else min(noise, max(margin, OUTSIDE * largest))
 
 
 def has_diverged(start: float, end: float) -> bool:

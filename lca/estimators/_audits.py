@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import frexp, inf, isfinite
+from math import frexp, inf, isfinite, sqrt
 
 from lca.allocation import Cost
 from lca.arrays import array_ops
@@ -11,8 +11,10 @@ from lca.objective import Objective
 from lca.quadrature import SIMPSON, QuadratureRule
 from lca.step import Step
 
-LONGEST = 32
+LONGEST = 16
 """Largest number of steps between two audits of steps of one size."""
+LONGER = 1.25
+"""A step is audited if it is this many times as long as those audited within the last `LONGEST` steps."""
 FEWEST = 2
 """Audits before the trapezoid is used."""
 ENOUGH = 4
@@ -67,7 +69,11 @@ class RuleBySize:
     smaller ones.
 
     An audit evaluates one sample at both ends of a step. On the same sample the loss change and its trapezoid
-    differ by the error of the rule alone, however noisy each of them is.
+    differ by the error of the rule alone, however noisy each of them is. The sample is independent of those
+    of the step, so an audit that fails also serves the step itself, and its values stay unbiased.
+
+    The curvature changes during a run. So each size is audited again and again, and so is a step that is
+    longer than those audited lately.
 
     Parameters
     ----------
@@ -81,36 +87,50 @@ class RuleBySize:
     def __init__(self, coarse: QuadratureRule, limit: float | None) -> None:
         self._coarse, self._limit = coarse, limit
         self._audited: dict[int, _Size] = {}
+        self._lengths: list[tuple[int, float]] = []  # of the steps audited lately, by number
         self._steps = 0
-        self._size: int | None = None  # of this step
+        self._length = 0.0  # of this step
+        self._size: int | None = None
 
-    def rule_for(self, step: Step) -> QuadratureRule:
-        """The rule for a step; it depends on its length and earlier audits, so values stay unbiased."""
+    def begin(self, step: Step) -> None:
+        """Begin a step."""
         self._steps += 1
-        self._size = None if self._limit is None else _size(step)
-        if self._limit is None or self._size is None:
-            return self._coarse
-        return self._coarse if self._expected(self._size) <= self._limit else SIMPSON
+        if self._limit is not None:
+            self._length = _length(step)
+            self._size = frexp(self._length)[1] if self._length else None
+
+    @property
+    def rule(self) -> QuadratureRule:
+        """The rule for this step; it depends on its length and on audits, so values stay unbiased."""
+        return self._coarse if self._size is None or self._passes(self._size) else SIMPSON
 
     def due(self) -> bool:
-        """Whether to audit this step: its size is new, or steps of its size were last audited long ago."""
+        """Whether to audit this step: steps of its size, or as long, were last audited long ago."""
         if self._size is None:
             return False
         known = self._audited.get(self._size)
-        return known is None or self._steps - known.last >= known.interval
+        if known is None or self._steps - known.last >= known.interval:
+            return True
+        self._lengths = [(t, length) for t, length in self._lengths if self._steps - t < LONGEST]
+        longest = max((length for _, length in self._lengths), default=0.0)
+        return self._length > LONGER * longest and self._passes(self._size)
 
     def audit(self, objective: Objective, step: Step, sample: Sample) -> Cost:
-        """Learn from this step for the following ones; returns the cost of that."""
+        """Learn from this step for it and the following ones; returns the cost of that."""
         assert self._limit is not None
         assert self._size is not None
         known = self._audited.setdefault(self._size, _Size())
         passed = known.error <= self._limit
-        error, slope = _error_of_trapezoid(objective, step, sample)
-        known.missed, known.slope = FORGET * known.missed + error, FORGET * known.slope + slope
-        same = not known.audits or passed == (known.error <= self._limit)
-        known.interval = min(2 * known.interval, LONGEST) if same else max(known.interval // 2, 1)
-        known.last, known.audits = self._steps, known.audits + 1
+        known.add(*_error_of_trapezoid(objective, step, sample))
+        same = known.audits == 1 or passed == (known.error <= self._limit)
+        known.interval = min(2 * known.interval, LONGEST) if same else 1
+        known.last = self._steps
+        self._lengths.append((self._steps, self._length))
         return Cost(examples=2.0 * sample.size)
+
+    def _passes(self, size: int) -> bool:
+        assert self._limit is not None
+        return self._expected(size) <= self._limit
 
     def _expected(self, size: int) -> float:
         if sum(known.audits for known in self._audited.values()) < FEWEST:
@@ -135,21 +155,32 @@ class _Size:
 
     missed: float = 0.0
     slope: float = 0.0
+    newest: float = 0.0
     audits: int = 0
     interval: int = 1
     last: int = 0
 
+    def add(self, missed: float, slope: float) -> None:
+        """Add an audit: the error of the trapezoid, and the slope that it is relative to."""
+        self.missed, self.slope = FORGET * self.missed + missed, FORGET * self.slope + slope
+        self.newest = _relative(missed, slope)
+        self.audits += 1
+
     @property
     def error(self) -> float:
-        """The error of the trapezoid relative to the slopes."""
-        return self.missed / self.slope if self.slope else inf if self.missed else 0.0
+        """The error of the trapezoid relative to the slopes: of the newest audit, or of all if larger."""
+        return max(self.newest, _relative(self.missed, self.slope))
 
 
-def _size(step: Step) -> int | None:
-    """The power of two nearest to the length of the step; ``None`` if it does not move."""
+def _relative(missed: float, slope: float) -> float:
+    return missed / slope if slope else inf if missed else 0.0
+
+
+def _length(step: Step) -> float:
+    """The length of the step; 0 if it has none, or one too large for a number."""
     moved = step.end - step.start
     square = array_ops(moved).total(moved * moved)
-    return frexp(square)[1] // 2 if square and isfinite(square) else None
+    return sqrt(square) if isfinite(square) else 0.0
 
 
 def _error_of_trapezoid(objective: Objective, step: Step, sample: Sample) -> tuple[float, float]:

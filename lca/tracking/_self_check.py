@@ -12,7 +12,7 @@ import numpy as np
 
 from lca._freedom import satterthwaite
 from lca._schedules import doubles
-from lca._verdict import SMALL_MISS, sampling_limit
+from lca._verdict import SMALL_MISS, noise_at_end, sampling_limit
 from lca.allocation import _FEW, Estimator
 from lca.arrays import Vector, array_ops
 from lca.errors import LCAError, LCAWarning, NonFiniteError
@@ -201,7 +201,7 @@ class SelfCheck:
         return {
             name: {
                 "margin": _or_none(self._accounts[name].margin),
-                "noise": _or_none(self._accounts[name].noise),
+                "noise": _or_none(self._accounts[name].noise_at_end),
                 "windows": list(map(as_json, windows)),
             }
             for name, windows in unwritten.items()
@@ -395,18 +395,25 @@ class _Account:
         self.steps = 0  # in all windows
         self.unwritten: list[CheckedWindow] = []
         self.margin = nan  # of the sum over all windows
-        self.noise = 0.0  # as `sampling_limit`
+        self._noise = 0.0  # as `sampling_limit`
+        self._outside = nan  # the margin of the sum, with a part of the data at the level of warnings
         self._window, self._run = _Estimate(), _Estimate()
         self._before = deepcopy(self._run)  # without the open window
         self._changes: np.ndarray | float = 0.0  # of the groups of examples, over all windows
         self._alike: dict[int, _Spread] = {}  # of the windows, by their number of random nodes
         self._largest = self._warned = 0.0  # change; part of it that the last warning said is missed
-        self._missed = 0.0, 0.0, -1  # that part now, or 0 if sampling explains it, the change, the last step
+        self._missed = self._rounding = self._change = 0.0  # over all windows
+        self._last = -1
 
     @property
     def windows(self) -> list[CheckedWindow]:
         """All checks that have ended."""
         return list(map(CheckedWindow._of, self.rows.array().tolist()))
+
+    @property
+    def noise_at_end(self) -> float:
+        """That of a run that is over."""
+        return noise_at_end(self._noise, self._outside, self._largest)
 
     def add(self, row: Row) -> None:
         self._window.add(row)
@@ -432,28 +439,27 @@ class _Account:
         self._changes = self._changes + changes
         whole = np.asarray(self._changes)
         of_run, of_data = self._run.margin(WARNED), data.margin(WARNED, whole)
-        has_bars = not isnan(of_run)
         self.margin = hypot(self._run.margin(SHOWN), data.margin(SHOWN, whole))
-        self.noise = hypot(of_run, of_data) if has_bars else of_data
-        change = data.mean(whole)
-        self._largest = max(self._largest, abs(change))
-        miss = abs(self._run.total - change)
-        rounding = conservation(self._run.mass, float(np.abs(start).max() + np.abs(end).max()), eps)
-        limit = sampling_limit(self.steps, self._largest, self.noise, has_bars=has_bars)
-        part = miss / self._largest if self._largest else inf
-        self._missed = part if miss > max(rounding, limit) else 0.0, change, found.last_step
-        return self._warning(GROWN * self._warned)
+        self._outside = hypot(self._run.margin(SHOWN), of_data)
+        self._noise = of_data if isnan(of_run) else hypot(of_run, of_data)
+        self._change, self._last = data.mean(whole), found.last_step
+        self._largest = max(self._largest, abs(self._change))
+        self._missed = abs(self._run.total - self._change)
+        self._rounding = conservation(self._run.mass, float(np.abs(start).max() + np.abs(end).max()), eps)
+        return self._warning(GROWN * self._warned, self._noise)
 
     def rest(self) -> str | None:
-        """A warning if the run misses more than the last one has said."""
-        return self._warning(self._warned + SMALL_MISS)
+        """A warning if the run, which is over, misses more than the last one has said."""
+        return self._warning(self._warned + SMALL_MISS, self.noise_at_end)
 
-    def _warning(self, known: float) -> str | None:
-        part, change, last = self._missed
-        if part <= known:
+    def _warning(self, known: float, noise: float) -> str | None:
+        has_bars = not isnan(self._outside)
+        limit = sampling_limit(self.steps, self._largest, noise, has_bars=has_bars)
+        part = self._missed / self._largest if self._largest else inf
+        if self._missed <= max(self._rounding, limit) or part <= known:
             return None
         self._warned = part
-        return self._message(change, last)
+        return self._message(self._change, self._last)
 
     def _window_margin(self) -> float:
         """That of the open window; windows with as many random nodes tell together how well it is known."""

@@ -5,11 +5,12 @@ from dataclasses import FrozenInstanceError, dataclass, field, fields
 import numpy as np
 import pytest
 
-from lca import TRAPEZOID, Adaptive, Cost, PathIntegral, Step, StepAllocation, allocate
+from lca import SIMPSON, TRAPEZOID, Adaptive, Cost, PathIntegral, Step, StepAllocation, allocate
 from lca.errors import NonDeterministicError
 from lca.estimators import REGISTRY, SameBatch, SampledPathIntegral, make_estimator
-from lca.estimators._audits import ENOUGH, RuleBySize, _Size
+from lca.estimators._audits import ENOUGH, LONGEST, RuleBySize, _Size
 from lca.estimators._path import Point
+from lca.estimators._sampling import Sample
 from lca.layout import Layout
 from lca.reference import DatasetLoss, logistic_regression
 from tests.meta.animals import Passing
@@ -129,6 +130,49 @@ def test_steps_of_another_size_are_foreseen_from_the_nearest():
     rule = RuleBySize(TRAPEZOID, limit=0.1)
     rule._audited = {3: _Size(missed=0.5, slope=8.0, audits=ENOUGH)}
     assert [rule._expected(size) * 16 for size in (1, 2, 3, 4, 5)] == [0.25, 0.5, 1, 4, 16]
+
+
+class CurvedFromZeroOn:
+    """``θ`` below 0, ``θ + θ³`` above: the trapezoid is off by half the square of a step that begins at 0."""
+
+    def loss_and_grad(self, theta, batch):
+        (x,) = np.maximum(theta, 0)
+        return theta[0] + x**3, np.array([1 + 3 * x**2])
+
+
+def rules_by_size(steps):
+    """``S``, ``T``, or ``s``, ``t`` where it was audited, for steps of these starts and lengths."""
+    chosen, found = RuleBySize(TRAPEZOID, limit=0.03), ""
+    for start, length in steps:
+        step = Step(np.array([start]), np.array([start + length]))
+        chosen.begin(step)
+        audited = chosen.due()
+        if audited:
+            chosen.audit(CurvedFromZeroOn(), step, Sample(None, 1.0, 1))
+        name = "S" if chosen.rule == SIMPSON else "T"
+        found += name.lower() if audited else name
+    return found
+
+
+def test_an_audit_that_fails_serves_its_own_step():
+    """It served only the steps after it."""
+    found = rules_by_size([(-9.0, 0.01)] * 9 + [(0.0, 0.4)] * 3)
+    assert found[9:].startswith("s")
+    assert found[9:].upper() == "SSS"
+
+
+@pytest.mark.parametrize("first", [0.4, 0.26], ids=["of a length audited long ago", "longer than any before"])
+def test_a_step_that_is_longer_than_those_of_late_is_audited(first):
+    """Where steps grew late in a run, those of a size that had passed early were not."""
+    calm = [(-9.0, first)] * 20 + [(-9.0, 0.26)] * 35
+    assert rules_by_size([*calm, (0.0, 0.4)]).endswith("T" + "s")
+
+
+def test_where_the_curvature_rises_all_steps_are_refined_soon():
+    """The mean of all audits, of which the newest was a part, passed for long."""
+    found = rules_by_size([(-9.0, 0.26)] * 99 + [(0.0, 0.26)] * 99)
+    assert "T" not in found.upper()[99 + LONGEST :]
+    assert found.count("s") + found.count("t") <= 2 * 99 / LONGEST + 9
 
 
 def test_the_defaults_of_adaptive_are_the_documented_ones():
