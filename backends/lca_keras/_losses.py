@@ -10,6 +10,7 @@ import keras
 from lca.errors import DataError, LCAError
 from lca.frameworks import PyTree, check_order
 from lca.frameworks._code import names_in
+from lca_keras._examples import weight_of_losses
 
 Tensor: TypeAlias = Any
 """A tensor of the engine that Keras runs on."""
@@ -30,8 +31,9 @@ def default_loss(loss_fn: Any) -> BatchLoss:
 
     def of_batch(model: keras.Model, batch: PyTree) -> Tensor:
         if loss_fn is None:  # the model may have a compute_loss of its own
-            x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
             outputs = model(x, training=False)
+            weight = weight_of_losses(batch, loss_fn, model, outputs)
             return model._compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight, training=False)
         total = data(model, batch)
         return total + _penalties(model, total.dtype) if model.losses else total
@@ -43,8 +45,10 @@ def data_loss(loss_fn: Any) -> BatchLoss:
     """`default_loss` without ``add_loss`` and regularizers."""
 
     def of_batch(model: keras.Model, batch: PyTree) -> Tensor:
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
-        return of_outputs(loss_fn, model, y, model(x, training=False), weight)
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        outputs = model(x, training=False)
+        weight = weight_of_losses(batch, loss_fn, model, outputs)
+        return of_outputs(loss_fn, model, y, outputs, weight)
 
     return of_batch
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from lca.errors import LCAError
 from lca.frameworks import PyTree
 from lca.frameworks._by_example import warn_of_no_forward_mode
+from lca_keras._examples import without_reduction
 from lca_keras._losses import BatchLoss, default_loss
 from lca_tensorflow._program import Compiled, Program
 
@@ -72,9 +73,7 @@ def losses_of_examples(model: keras.Model, loss_fn: Any) -> BatchLoss | None:
             used = used if isinstance(used, keras.losses.Loss) else None
     if not isinstance(used, keras.losses.Loss) or used.reduction not in MEANS:
         return None
-    single = object.__new__(type(used))  # copy.copy would lose the dtype of a loss
-    vars(single).update(vars(used), reduction=None)
-    each = default_loss(single)
+    each = default_loss(without_reduction(used))
 
     def of_batch(model: keras.Model, batch: PyTree) -> tf.Tensor:
         losses = each(model, batch)
