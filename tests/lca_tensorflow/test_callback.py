@@ -283,6 +283,7 @@ REFUSED = {
     ),
     "no update of the model was made in 3 batches; does train_step call an optimizer": (no_update, frozen),
     "a tuple .x, y. or .x, y, sample_weight.*got int": (other_model, lambda model: 3),
+    r"or \(x,\) without targets.*got ndarray": (other_model, lambda model: X),
     "pass batch_size=.* or batch_norm='frozen'": (model_of, lambda model: (X, Y)),
 }
 
@@ -502,6 +503,19 @@ def test_a_train_step_may_take_the_compiled_loss_in_what_it_calls(monkeypatch):
     monkeypatch.setattr(ByHelpers, "taken", staticmethod(lambda model, x, y: tf.reduce_mean(model(x))))
     with pytest.raises(LCAError, match=r"ByHelpers\.train_step computes a loss of its own"):
         Objective(two_optimizers(ByHelpers), None, (X, Y))
+
+
+def test_a_model_with_losses_of_its_own_alone_is_measured_without_targets():
+    class Small(keras.layers.Layer):
+        def call(self, inputs):
+            self.add_loss(tf.reduce_mean(tf.square(inputs)))
+            return inputs
+
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3), Small()])
+    model.compile("sgd")
+    ours = LCACallback((X,), on_error="raise")
+    model.fit(X, batch_size=8, verbose=0, callbacks=[ours])
+    assert ours.summary()["train"]["lca_total"] < 0
 
 
 class Distiller(TwoOptimizers):

@@ -131,6 +131,7 @@ def test_several_updates_in_one_call_of_the_callback():
     ("data", "message"),
     [
         ({"x": X}, "must be a tuple"),
+        (X, r"or \(x,\) without targets, .*got ndarray"),
         ((X, Y[:3]), "one row per example"),
         ((np.array([[None] * 5] * 20), Y), "no tensor can be made of a ndarray"),
         ((X,), "hold no targets"),
