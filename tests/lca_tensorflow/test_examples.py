@@ -125,6 +125,20 @@ def test_weighted_batches_are_weighted_means_and_the_mean_of_all_is_the_loss(cas
     assert abs(everything - loss.loss(theta)) <= tolerances.summed(everything, EPS32)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_examples_have_the_losses_that_batches_of_one_have(case):
+    loss, index = CASES[case](), np.array([3, 0, 16, 7])
+    theta = loss.theta()
+    movement = loss.loss_and_grad(theta)[1]
+    found = loss.by_example(theta, movement, loss.layout.groups("tensor"), index)
+    single = [loss.loss_and_grad(theta, loss.batch(np.array([n]))) for n in index]
+    wanted = np.array([value for value, _ in single])
+    assert np.abs(found.losses - wanted).max() <= tolerances.rebatched(wanted.max(), EPS32)
+    slopes = np.array([float(tf.reduce_sum(gradient * movement)) for _, gradient in single])
+    mass = max(float(tf.reduce_sum(tf.abs(gradient * movement))) for _, gradient in single)
+    assert np.abs(found.slopes.sum(0) - slopes).max() <= tolerances.rebatched(mass, EPS32)
+
+
 def test_scores_count_weights_where_the_loss_does():
     scores = CASES["loss"]().scores(CASES["loss"]().theta())
     weighted = CASES["sample weights"]()
