@@ -131,7 +131,6 @@ def test_several_updates_in_one_call_of_the_callback():
     ("data", "message"),
     [
         ({"x": X}, "must be a tuple"),
-        (X, r"or \(x,\) without targets, .*got ndarray"),
         ((X, Y[:3]), "one row per example"),
         ((np.array([[None] * 5] * 20), Y), "no tensor can be made of a ndarray"),
         ((X,), "hold no targets"),
@@ -141,6 +140,11 @@ def test_several_updates_in_one_call_of_the_callback():
 def test_data(data, message):
     with pytest.raises(DataError, match=message):
         Objective(keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]), cross_entropy(), data)
+
+
+def test_an_array_in_place_of_data():
+    with pytest.raises(DataError, match=r"or \(x,\) without targets, .*got ndarray"):
+        Objective(model_of(), None, X)
 
 
 def test_another_layer_in_place_of_one_that_is_measured():
