@@ -23,8 +23,8 @@ def measured(data: object, prepare: Prepare, *, keep: bool = True) -> Measured:
         return all_rows(prepare(data))
     if not isinstance(data, list | Iterator):
         raise DataError(
-            "the measured data must be a tuple (x, y) or (x, y, sample_weight) of arrays, or a list of such "
-            f"batches, got {type(data).__name__}; read a data set or loader once, "
+            "the measured data must be a tuple (x, y) or (x, y, sample_weight) of arrays, or (x,) without "
+            f"targets, or a list of such batches, got {type(data).__name__}; read a data set or loader once, "
             "before training: list(dataset)."
         )
     return read_batches(data, prepare, keep=keep)

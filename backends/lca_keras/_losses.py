@@ -1,15 +1,16 @@
 """The loss of a batch on any engine of Keras, from ``loss_fn`` or a compiled model; and its penalties."""
 
+import warnings
 from collections.abc import Callable
-from inspect import unwrap
-from types import FunctionType
 from typing import Any, TypeAlias
 
 import keras
 
-from lca.errors import DataError, LCAError
+from lca.errors import DataError, LCAError, LCAWarning
 from lca.frameworks import PyTree, check_order
-from lca.frameworks._code import names_in
+from lca_keras._added_terms import added_to_compiled_loss
+from lca_keras._examples import weight_of_losses
+from lca_keras._train_step import trains_compiled_loss
 
 Tensor: TypeAlias = Any
 """A tensor of the engine that Keras runs on."""
@@ -17,6 +18,8 @@ BatchLoss: TypeAlias = Callable[[keras.Model, PyTree], Tensor]
 
 MEAN_HINT = "use reduction='sum_over_batch_size'"
 """How a Keras loss becomes a mean."""
+_SHOWN = 80
+"""Characters of the user's code in a message."""
 GRADIENT_HINT = "is it computed with stop_gradient, or converted to NumPy on the way?"
 SAMPLE_HINT = (
     "pass a loss_fn that takes a sample_weight, as a keras.losses.Loss does; what add_loss, batch_loss or a "
@@ -30,8 +33,9 @@ def default_loss(loss_fn: Any) -> BatchLoss:
 
     def of_batch(model: keras.Model, batch: PyTree) -> Tensor:
         if loss_fn is None:  # the model may have a compute_loss of its own
-            x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
             outputs = model(x, training=False)
+            weight = weight_of_losses(batch, loss_fn, model, outputs)
             return model._compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight, training=False)
         total = data(model, batch)
         return total + _penalties(model, total.dtype) if model.losses else total
@@ -43,8 +47,10 @@ def data_loss(loss_fn: Any) -> BatchLoss:
     """`default_loss` without ``add_loss`` and regularizers."""
 
     def of_batch(model: keras.Model, batch: PyTree) -> Tensor:
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
-        return of_outputs(loss_fn, model, y, model(x, training=False), weight)
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        outputs = model(x, training=False)
+        weight = weight_of_losses(batch, loss_fn, model, outputs)
+        return of_outputs(loss_fn, model, y, outputs, weight)
 
     return of_batch
 
@@ -108,7 +114,13 @@ def sum_of_weights(batch: PyTree) -> Tensor:
 def check_loss_arguments(
     model: keras.Model, loss_fn: Any, data: object, batch_loss: BatchLoss | None
 ) -> None:
-    """Raise `LCAError` unless there is exactly one loss, and one that can be called, in its place."""
+    """Raise `LCAError` unless there is exactly one loss, and one that can be called, in its place.
+
+    Warns
+    -----
+    LCAWarning
+        If the compiled loss is measured, and ``train_step`` adds to it.
+    """
     if isinstance(loss_fn, str):
         raise LCAError(
             f"loss_fn must be callable, got {loss_fn!r}; pass the loss itself, e.g. "
@@ -123,50 +135,22 @@ def check_loss_arguments(
         raise LCAError(
             f"the model {model.name!r} is not compiled; pass loss_fn=..., or call model.compile first."
         )
-    if not _trains_compiled_loss(model):
+    if not trains_compiled_loss(model):
         raise LCAError(
             f"{type(model).__name__}.train_step computes a loss of its own and not the one that the model "
             "was compiled with; pass what it minimises: Objective(model, None, data, batch_loss=function of "
             "model and batch), or loss_fn if it is a function of y and output."
         )
-
-
-def _trains_compiled_loss(model: keras.Model) -> bool:
-    """Whether the user's ``train_step``, or what it calls, takes the compiled loss in one of Keras' ways."""
-    step = getattr(model.train_step, "__func__", model.train_step)
-    if step is keras.Model.train_step or not isinstance(step, FunctionType):
-        return True
-    waiting, seen = [step], {step}
-    while waiting:
-        function = waiting.pop()
-        names = names_in(function.__code__)
-        if not _WAYS.isdisjoint(names):
-            return True
-        for name in names:
-            found = _called(model, function, name)
-            if found is None and name in _INHERITED:
-                return True
-            if found is not None and found not in seen:
-                seen.add(found)
-                waiting.append(found)
-    return False
-
-
-_WAYS = frozenset({"compute_loss", "_compute_loss", "compiled_loss", "_compile_loss", "train_step"})
-_INHERITED = frozenset({"compute_loss_and_updates"})
-"""What takes the compiled loss in a class that does not define it."""
-_LIBRARIES = frozenset({"jax", "keras", "numpy", "tensorflow", "torch"})
-"""Whose code is not the user's."""
-
-
-def _called(model: keras.Model, function: FunctionType, name: str) -> FunctionType | None:
-    """The user's method of the model, or function of the module, that a function may call by this name."""
-    for place in (vars(model), *map(vars, type(model).__mro__), function.__globals__):
-        found = getattr(place.get(name), "__func__", place.get(name))  # of a static or class method
-        found = unwrap(found) if callable(found) else found
-        if isinstance(found, FunctionType):
-            return None if found.__module__.partition(".")[0] in _LIBRARIES else found
-    return None
+    if added := added_to_compiled_loss(model):
+        shown = added if len(added) <= _SHOWN else f"{added[:_SHOWN]} ..."
+        warnings.warn(
+            f"{type(model).__name__} trains another loss than is measured: its train_step adds to the loss "
+            f"that compute_loss returns ({shown}), and the measured loss is the compiled one alone. Make the "
+            "sum in a compute_loss of the model, or pass it: Objective(model, None, data, batch_loss="
+            "function of model and batch).",
+            LCAWarning,
+            stacklevel=3,
+        )
 
 
 def of_outputs(loss_fn: Any, model: keras.Model, y: PyTree, outputs: PyTree, weight: PyTree) -> Tensor:

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from lca.errors import LCAError
 from lca.frameworks import PyTree
 from lca.frameworks._by_example import warn_of_no_forward_mode
+from lca.tolerances import rebatched
+from lca_keras._examples import without_reduction
 from lca_keras._losses import BatchLoss, default_loss
 from lca_tensorflow._program import Compiled, Program
 
@@ -27,6 +30,7 @@ class ForwardMode:
         self._program: Program | None = None
         self._functions: dict[object, Compiled] = {}
         self._works: bool | None = None
+        self._agrees: bool | None = None
 
     def functions_of(self, program: Program) -> dict[object, Compiled]:
         """The functions compiled under this program, by the form of their batches."""
@@ -53,6 +57,16 @@ class ForwardMode:
                 warn_of_no_forward_mode(error)
         return self._works
 
+    def agrees(self, losses: np.ndarray, of_batch: Callable[[], float], eps: float) -> bool:
+        """Whether the mean of these losses is the loss of their batch; tried once.
+
+        Not so where a mask leaves fewer losses of an example than it has, as the mean is over these alone.
+        """
+        if self._agrees is None:
+            mean, wanted = float(losses.mean()), of_batch()
+            self._agrees = abs(mean - wanted) <= rebatched(max(abs(mean), abs(wanted)), eps)
+        return self._agrees
+
 
 Losses = Callable[[list[tf.Tensor]], tf.Tensor]
 
@@ -72,9 +86,7 @@ def losses_of_examples(model: keras.Model, loss_fn: Any) -> BatchLoss | None:
             used = used if isinstance(used, keras.losses.Loss) else None
     if not isinstance(used, keras.losses.Loss) or used.reduction not in MEANS:
         return None
-    single = object.__new__(type(used))  # copy.copy would lose the dtype of a loss
-    vars(single).update(vars(used), reduction=None)
-    each = default_loss(single)
+    each = default_loss(without_reduction(used))
 
     def of_batch(model: keras.Model, batch: PyTree) -> tf.Tensor:
         losses = each(model, batch)

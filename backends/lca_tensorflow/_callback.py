@@ -78,7 +78,8 @@ class LCACallback(FitCallback):
     Warns
     -----
     LCAWarning
-        If fit weighs examples (``class_weight``, ``sample_weight``) and the measured loss does not.
+        If fit weighs examples (``class_weight``, ``sample_weight``) and the measured loss does not; or if the
+        compiled loss is measured and a ``train_step`` of the model's own adds to it, as its source tells.
 
     Notes
     -----

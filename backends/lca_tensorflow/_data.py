@@ -159,8 +159,8 @@ def _batches(data: object) -> Iterable[PyTree]:
     if not isinstance(data, Iterable) or isinstance(data, Mapping) or _is_array(data):
         raise DataError(
             "the measured data must be a tuple (x, y) or (x, y, sample_weight), where x and y may be "
-            "dictionaries, or a tf.data.Dataset, a PyDataset or an iterable of batches, got "
-            f"{type(data).__name__}."
+            "dictionaries, or (x,) without targets, or a tf.data.Dataset, a PyDataset or an iterable of "
+            f"batches, got {type(data).__name__}."
         )
     if isinstance(data, list) and any(map(_is_array, data)):
         raise DataError(

@@ -28,6 +28,7 @@ from lca.frameworks import (
     require_weight,
 )
 from lca.frameworks._by_example import joined_slopes
+from lca.frameworks._split import eps_of
 from lca.frameworks._training_mode import differ_in_training
 from lca.objective import State
 from lca.tolerances import repeat
@@ -256,7 +257,12 @@ class KerasLoss(SharedLoss):
         kept, forward = list(batches), self._forward_of(at_once=at_once)
         check_theta(self.layout, theta, tf.Tensor)
         if forward is not None and forward.works(lambda: self._slopes_of(forward, kept[0])):
-            return joined_slopes(movement, [self._slopes(forward, theta, b, movement, state) for b in kept])
+            found = [self._slopes(forward, theta, b, movement, state) for b in kept]
+            eps, first = eps_of(self, theta), kept[:1]
+            if forward.agrees(
+                found[0].losses, lambda: self.evaluate(theta, first, state, gradient=False)[0], eps
+            ):
+                return joined_slopes(movement, found)
         return super().by_example(theta, kept, movement, state, names=names)
 
     def _forward_of(self, *, at_once: bool) -> ForwardMode | None:

@@ -243,14 +243,16 @@ def update_slope(
 def check_known(optimizer: Any) -> None:
     """Raise `LCAError`, with the reason, if it is unknown how updates depend on their gradient."""
     kind = type(optimizer)
-    options = [name for name in ("centered", "clipvalue", "use_ema") if getattr(optimizer, name, None)]
+    options = [name for name in ("centered", "clipvalue") if getattr(optimizer, name, None)]
+    if getattr(optimizer, "use_ema", False) and optimizer.ema_overwrite_frequency:  # else θ is left as it is
+        options.append("ema_overwrite_frequency")
     if kind not in _KNOWN or options:
         what = f"{kind.__name__} with {options[0]}" if options else kind.__name__
         raise LCAError(
             f"how the updates of {what} depend on their gradient is unknown; train with "
-            f"{' or '.join(known.__name__ for known in _KNOWN)}, without centered, clipvalue and use_ema, or "
-            "use an estimator that does not require update_slope (lca.estimators.NextBatch(lca.RIGHT), or "
-            "CrossFit in a loop of your own)."
+            f"{' or '.join(known.__name__ for known in _KNOWN)}, without centered, clipvalue and "
+            "ema_overwrite_frequency, or use an estimator that does not require update_slope "
+            "(lca.estimators.NextBatch(lca.RIGHT), or CrossFit in a loop of your own)."
         )
 
 

@@ -92,7 +92,8 @@ class Tracker(KerasTracker[Loop]):
         f"tracker.batches(dataset), {_NOT_AHEAD}, and add up their gradients with tracker.add",
         "update_slope": _SEEN,
         "halves": f"loop over tracker.batches(dataset), {_NOT_AHEAD}, one batch with at least two examples "
-        "to an update; with gradient accumulation use CrossFit(micro_batches=M) without own_pass",
+        "to an update by one optimizer; with gradient accumulation use CrossFit(micro_batches=M) without "
+        "own_pass, with two optimizers lca.estimators.SampledPathIntegral",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }

@@ -283,6 +283,7 @@ REFUSED = {
     ),
     "no update of the model was made in 3 batches; does train_step call an optimizer": (no_update, frozen),
     "a tuple .x, y. or .x, y, sample_weight.*got int": (other_model, lambda model: 3),
+    r"or \(x,\) without targets.*got ndarray": (other_model, lambda model: X),
     "pass batch_size=.* or batch_norm='frozen'": (model_of, lambda model: (X, Y)),
 }
 
@@ -487,11 +488,170 @@ def value_of(model, x, y):
     return model.compute_loss(x, y, model(x))
 
 
+class OtherLossBelow(OtherLoss):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_a_train_step_by_way_of_super_is_looked_into():
+    with pytest.raises(LCAError, match=r"OtherLossBelow\.train_step computes a loss of its own"):
+        Objective(two_optimizers(OtherLossBelow), None, (X, Y))
+
+
 def test_a_train_step_may_take_the_compiled_loss_in_what_it_calls(monkeypatch):
     fit(two_optimizers(ByHelpers), LCACallback(X, Y, on_error="raise"), epochs=1)
     monkeypatch.setattr(ByHelpers, "taken", staticmethod(lambda model, x, y: tf.reduce_mean(model(x))))
     with pytest.raises(LCAError, match=r"ByHelpers\.train_step computes a loss of its own"):
         Objective(two_optimizers(ByHelpers), None, (X, Y))
+
+
+def test_a_model_with_losses_of_its_own_alone_is_measured_without_targets():
+    class Small(keras.layers.Layer):
+        def call(self, inputs):
+            self.add_loss(tf.reduce_mean(tf.square(inputs)))
+            return inputs
+
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3), Small()])
+    model.compile("sgd")
+    ours = LCACallback((X,), on_error="raise")
+    model.fit(X, batch_size=8, verbose=0, callbacks=[ours])
+    assert ours.summary()["train"]["lca_total"] < 0
+
+
+class Distiller(TwoOptimizers):
+    def imitation(self, x, outputs):
+        return tf.reduce_mean(tf.square(outputs - x[:, :3]))
+
+    def total(self, loss, x, outputs):
+        return 0.3 * loss + 0.7 * self.imitation(x, outputs), outputs
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            outputs = self(data[0])
+            loss, _ = self.total(self.compute_loss(y=data[1], y_pred=outputs), data[0], outputs)
+        self.optimizer.apply(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
+        return {"loss": loss}
+
+
+class OwnSum(TwoOptimizers):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return super().compute_loss(x, y, y_pred, sample_weight) + tf.reduce_mean(tf.square(y_pred))
+
+
+def test_a_train_step_that_adds_to_the_compiled_loss_is_told():
+    model = two_optimizers(Distiller)
+    message = r"Distiller trains another loss .*\(0\.3 \* loss \+ 0\.7 \* self\.imitation"
+    with pytest.warns(LCAWarning, match=message) as said:
+        fit(model, LCACallback(X, Y, on_error="raise"))
+    assert len(said) == 1
+    own = Objective(model, None, (X, Y), batch_loss=lambda m, batch: tf.reduce_mean(tf.square(m(batch[0]))))
+    fit(model, LCACallback(own, on_error="raise"), epochs=1)
+    fit(two_optimizers(OwnSum), LCACallback(X, Y, on_error="raise"), epochs=1)
+
+
+class Added(TwoOptimizers):
+    """Sums that are differentiated."""
+
+    def of_a_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(*data)
+            loss += self.other(data[0])
+        return tape.gradient(loss, self.trainable_weights)
+
+    def of_a_list(self, data):
+        with tf.GradientTape() as tape:
+            losses = [self.compute_loss(*data)]
+            losses.append(self.other(data[0]))
+            loss = tf.add_n(losses)
+        return tape.gradient(loss, self.trainable_weights)
+
+    def of_a_dictionary(self, data):
+        with tf.GradientTape() as tape:
+            losses = {"compiled": self.compute_loss(*data)}
+            losses["other"] = self.other(data[0])
+            scaled = self.optimizer.scale_loss(sum(losses.values()))
+        return tape.gradient(scaled, self.trainable_weights)
+
+    def of_a_stack(self, data):
+        loss = keras.ops.mean(keras.ops.stack([self.compute_loss(*data), self.other(data[0])]))
+        loss.backward()
+
+    def of_a_function_within(self, data):
+        def loss_of(weights):
+            loss, state = self.compute_loss_and_updates(weights, *data)
+            return keras.ops.add(loss, self.other(data[0])), state
+
+        return self.own.value_and_grad(loss_of, has_aux=True)(self.trainable_weights)
+
+    def of_penalties_twice(self, data):
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(*data) + tf.add_n(self.losses)
+        return tape.gradient(loss, self.trainable_weights)
+
+    def of_two_batches(self, data):
+        loss = self.compute_loss(*data) - self.compute_loss(data[0] + 1, data[1])
+        self.apply_gradient(loss)
+
+    def apply_gradient(self, loss):
+        self.optimizer.minimize(loss, self.trainable_weights)
+
+    def other(self, x):
+        return tf.reduce_mean(self(x))
+
+
+class NotAdded(Added):
+    """Sums of which the gradient is that of the compiled loss, or that are not differentiated."""
+
+    def of_micro_batches(self, data):
+        total = 0.0
+        for part in data:
+            total += self.compute_loss(*part) / len(data)
+        total.backward()
+
+    def of_a_generator(self, data):
+        loss = sum(self.compute_loss(*part) for part in data)
+        (loss + tf.stop_gradient(self.other(data[0]))).backward()
+
+    def of_penalties(self, data):
+        with tf.GradientTape() as tape:
+            loss = self._compile_loss(data[1], self(data[0]))
+            loss += sum(tf.reduce_sum(one) for one in self.losses)
+        return tape.gradient(loss, self.trainable_weights)
+
+    def of_a_log(self, data):
+        loss = self.compute_loss(*data)
+        loss.backward()
+        loss = loss + self.other(data[0])
+        return {"loss": loss}
+
+    def of_outputs(self, data):
+        found = self.all_of(data)
+        found["loss"].backward()
+
+    def all_of(self, data):
+        outputs = self(data[0])
+        return {"loss": self.compute_loss(*data, outputs), "outputs": outputs}
+
+    def of_itself(self, data):
+        loss = self.compute_loss(*data) * self.of_itself(data[1:])
+        loss.backward()
+        return loss
+
+
+def steps_of(kind):
+    return [getattr(kind, name) for name in vars(kind) if name.startswith("of_")]
+
+
+@pytest.mark.parametrize("step", steps_of(Added) + steps_of(NotAdded), ids=lambda step: step.__name__)
+def test_sums_that_are_differentiated_are_read_from_the_source(step, monkeypatch):
+    kind = NotAdded if step in steps_of(NotAdded) else Added
+    model = two_optimizers(kind)
+    monkeypatch.setattr(kind, "train_step", step)
+    if kind is NotAdded:
+        Objective(model, None, (X, Y))
+    else:
+        with pytest.warns(LCAWarning, match="Added trains another loss than is measured"):
+            Objective(model, None, (X, Y))
 
 
 def test_a_list_of_callbacks_is_left_as_it_was():

@@ -16,13 +16,13 @@ Y = (X @ RNG.normal(size=(5, 3))).argmax(1)
 UPDATES = 36
 
 
-def fitted(estimator, **options):
+def fitted(estimator, averages=None, **options):
     """The callback of a run of 36 updates in two epochs, the same for every estimator."""
     keras.utils.set_random_seed(3)
     layers = keras.layers.Dense(8, "tanh", name="hidden"), keras.layers.Dense(3, name="outputs")
     model = keras.Sequential([keras.Input((5,)), *layers], name="net")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.005), loss)
+    model.compile(keras.optimizers.Adam(0.005, **(averages or {})), loss)
     callback = LCACallback(X, Y, batch_size=600, estimator=estimator, on_error="raise", **options)
     rows = np.arange(600)[: UPDATES // 2 * 32]
     model.fit(X[rows], Y[rows], batch_size=32, epochs=2, verbose=0, callbacks=[callback])
@@ -42,6 +42,15 @@ def test_chords_close_the_account_in_fit(exact):
     assert found["per_tensor"].keys() == exact["per_tensor"].keys()
     for name, total in exact["per_tensor"].items():
         assert abs(found["per_tensor"][name] - total) < 0.1 * abs(exact["lca_total"]), name
+
+
+def test_averages_beside_the_weights_are_no_part_of_updates_and_told_where_they_replace_them():
+    plain = fitted(LaggedCrossFit()).summary()["train"]
+    with pytest.warns(LCAWarning, match=r"parameters changed after the last update .*averaged weights"):
+        averaged = fitted(LaggedCrossFit(), {"use_ema": True, "ema_momentum": 0.9}).summary()["train"]
+    assert averaged["per_tensor"] == plain["per_tensor"]
+    with pytest.raises(LCAError, match="updates of Adam with ema_overwrite_frequency depend"):
+        fitted(LaggedCrossFit(), {"use_ema": True, "ema_overwrite_frequency": 10})
 
 
 @pytest.mark.parametrize("estimator", [NextBatch(), CrossFit(own_pass=True)], ids=["batch", "own pass"])

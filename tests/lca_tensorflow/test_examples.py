@@ -40,7 +40,66 @@ def with_two_outputs():
     return Objective(model, None, (X, {"a": Y, "b": X[:, :1]}, {"a": W, "b": W[::-1, None]}))
 
 
+def shaped(*shape):
+    """A model whose outputs have several axes for each example."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers.Dense(int(np.prod(shape)), "tanh"), keras.layers.Reshape(shape)
+    return keras.Sequential([keras.Input((4,)), *layers])
+
+
+def sequences(loss=LOSS, weight=None):
+    """A model with a loss value for each of two places of an example."""
+    labels = np.stack([Y, Y[::-1]], 1)
+    return Objective(shaped(2, 3), loss, (X, labels) if weight is None else (X, labels, weight))
+
+
+def segmented(weight=None):
+    model = shaped(2, 3, 1)
+    model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    image = (RNG.random((N, 2, 3, 1)) > 0.5).astype("float32")
+    return Objective(model, None, (X, image) if weight is None else (X, image, weight))
+
+
+def masked():
+    """Every example has one place that is masked, so all have as many losses."""
+    words = RNG.integers(1, 5, size=(N, 3))
+    words[np.arange(N), Y] = 0
+    keras.utils.set_random_seed(0)
+    embedding = keras.layers.Embedding(5, 4, mask_zero=True)
+    model = keras.Sequential([keras.Input((3,), dtype="int32"), embedding, keras.layers.Dense(3)])
+    model.compile("adam", LOSS)
+    return Objective(model, None, (words, words % 3))
+
+
+def with_outputs_of_all_ranks():
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(12)(inputs)
+    outputs = {
+        "a": keras.layers.Dense(3)(inputs),
+        "b": [keras.layers.Reshape((2, 6))(hidden), keras.layers.Reshape((2, 2, 3))(hidden)],
+    }
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", {"a": LOSS, "b": ["mse", LOSS]}, loss_weights={"a": 1.0, "b": [0.5, 2.0]})
+    labels = RNG.integers(3, size=(N, 2, 2))
+    return Objective(model, None, (X, {"a": Y, "b": [RNG.normal(size=(N, 2, 6)), labels]}))
+
+
+def one_loss_for_an_image():
+    """The outputs have more axes than losses usually leave."""
+    image = (RNG.random((N, 2, 3)) > 0.5).astype("float32")
+    return Objective(shaped(2, 3), keras.losses.Dice(axis=(1, 2)), (X, image))
+
+
 CASES = {
+    "sequences": sequences,
+    "sequences divided by weights": lambda: sequences(AVERAGED),
+    "sequences divided by weights of examples": lambda: sequences(AVERAGED, W[:, None]),
+    "segmentation": segmented,
+    "segmentation with weights": lambda: segmented(RNG.uniform(0.5, 2.0, size=(N, 2, 3)).astype("float32")),
+    "segmentation with weights of examples": lambda: segmented(W[:, None, None]),
+    "masked": masked,
+    "outputs of all ranks": with_outputs_of_all_ranks,
+    "one loss for an image": one_loss_for_an_image,
     "loss": lambda: Objective(model_of(), LOSS, (X, Y)),
     "compiled": lambda: Objective(compiled(), None, (X, Y)),
     "sample weights": lambda: Objective(model_of(), LOSS, (X, Y, W)),
@@ -64,6 +123,20 @@ def test_weighted_batches_are_weighted_means_and_the_mean_of_all_is_the_loss(cas
     weight = np.ones(N) if loss.weight is None else loss.weight
     everything = float(np.average([one for one, _ in single], weights=weight))
     assert abs(everything - loss.loss(theta)) <= tolerances.summed(everything, EPS32)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_examples_have_the_losses_that_batches_of_one_have(case):
+    loss, index = CASES[case](), np.array([3, 0, 16, 7])
+    theta = loss.theta()
+    movement = loss.loss_and_grad(theta)[1]
+    found = loss.by_example(theta, movement, loss.layout.groups("tensor"), index)
+    single = [loss.loss_and_grad(theta, loss.batch(np.array([n]))) for n in index]
+    wanted = np.array([value for value, _ in single])
+    assert np.abs(found.losses - wanted).max() <= tolerances.rebatched(wanted.max(), EPS32)
+    slopes = np.array([float(tf.reduce_sum(gradient * movement)) for _, gradient in single])
+    mass = max(float(tf.reduce_sum(tf.abs(gradient * movement))) for _, gradient in single)
+    assert np.abs(found.slopes.sum(0) - slopes).max() <= tolerances.rebatched(mass, EPS32)
 
 
 def test_scores_count_weights_where_the_loss_does():

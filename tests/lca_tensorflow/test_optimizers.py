@@ -116,6 +116,10 @@ def test_the_slope_times_the_gradient_is_what_it_adds_to_the_update(name):
         (keras.optimizers.Lion, r"updates of Lion depend .* train with SGD or RMSprop.*NextBatch\(lca"),
         (lambda: keras.optimizers.SGD(clipvalue=0.1), "updates of SGD with clipvalue depend"),
         (lambda: keras.optimizers.RMSprop(centered=True), "updates of RMSprop with centered depend"),
+        (
+            lambda: keras.optimizers.Adam(use_ema=True, ema_overwrite_frequency=3),
+            "updates of Adam with ema_overwrite_frequency depend",
+        ),
     ],
 )
 def test_an_unknown_slope_is_refused_beforehand(make, message):

@@ -178,6 +178,51 @@ def test_a_custom_train_step_needs_a_loss_of_its_own():
         Objective(model, None, (X, Y))
 
 
+class Distiller(keras.Sequential):
+    """Adds to the compiled loss, in the training step of either engine."""
+
+    def sum_of(self, loss, outputs):
+        return 0.3 * loss + 0.7 * ops.mean(ops.square(outputs))
+
+    def compute_loss_and_updates(self, *arguments, **options):
+        """What Keras itself differentiates on JAX."""
+        loss, found = super().compute_loss_and_updates(*arguments, **options)
+        return self.sum_of(loss, found[1]), found
+
+
+class TorchDistiller(Distiller):
+    def train_step(self, data):
+        self.zero_grad()
+        outputs = self(data[0])
+        loss = self.sum_of(self.compute_loss(*data, outputs), outputs)
+        loss.backward()
+        values = [variable.value.grad for variable in self.trainable_weights]
+        self.optimizer.apply(values, self.trainable_weights)
+        return {"loss": loss}
+
+
+class OwnSum(keras.Sequential):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return super().compute_loss(x, y, y_pred, sample_weight) + ops.mean(ops.square(y_pred))
+
+
+def test_a_training_step_that_adds_to_the_compiled_loss_is_told():
+    torch = keras.backend.backend() == "torch"
+    for kind in (TorchDistiller if torch else Distiller, OwnSum):
+        model = kind([keras.Input((5,)), keras.layers.Dense(3)])
+        model.compile("sgd", cross_entropy(), run_eagerly=True)
+        callback = LCACallback((X, Y), on_error="raise")
+        if kind is OwnSum:
+            fit(model, callback, epochs=1)
+        else:
+            with pytest.warns(
+                LCAWarning, match=r"trains another loss .*\(0\.3 \* loss \+ 0\.7 \* ops"
+            ) as said:
+                fit(model, callback)
+            assert [one.category for one in said].count(LCAWarning) == 1
+        assert callback.steps > 0
+
+
 def test_a_custom_train_step_may_take_the_compiled_loss_in_a_method_of_its_own():
     class Guide(keras.Sequential):
         """As in the guide of Keras for JAX."""
@@ -189,14 +234,18 @@ def test_a_custom_train_step_may_take_the_compiled_loss_in_a_method_of_its_own()
         def train_step(self, *args):
             return {"loss": self.compute_loss_and_updates}
 
+    class Stateless(keras.Sequential):
+        def train_step(self, state, data):
+            return self.stateless_compute_loss(*state, *data)
+
     class Own(Guide):
         def compute_loss_and_updates(self, trained, others, x, y):
             return keras.ops.mean(self(x)), others
 
-    for kind in (Guide, Own):
+    for kind in (Guide, Stateless, Own):
         model = kind([keras.Input((5,)), keras.layers.Dense(3)])
         model.compile("sgd", cross_entropy(), run_eagerly=True)
-        if kind is Guide:
+        if kind is not Own:
             Objective(model, None, (X, Y))
         else:
             with pytest.raises(LCAError, match="train_step computes a loss of its own"):

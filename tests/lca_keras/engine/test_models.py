@@ -111,3 +111,42 @@ def test_weights_that_have_no_loss_change_are_refused():
 
     with pytest.raises(ValueError, match=r"'odd\.w' has no entries"):
         layout_of(stack((6,), keras.layers.Dense(3), Odd(name="odd")))
+
+
+def several_outputs(*, masked):
+    """Losses of shapes (B,) and (B, 2, 3); a mask leaves two of three."""
+    words = np.arange(20).reshape(-1, 1) % 4 + np.array([1, 0, 2]) * np.array([1, 0, 1])
+    words[:, 1] = 0
+    inputs = keras.Input((3,), dtype="int32")
+    hidden = keras.layers.Embedding(7, 4, mask_zero=masked)(inputs)
+    place, whole = keras.layers.Dense(3, name="place"), keras.layers.Dense(3, name="whole")
+    model = keras.Model(inputs, {"whole": whole(hidden[:, 0]), "place": place(hidden)})
+    model.compile("adam", {"whole": cross_entropy(), "place": cross_entropy()}, loss_weights=[1.0, 0.5])
+    return Objective(model, None, (words, {"whole": words[:, 0] % 3, "place": words % 3}))
+
+
+def segmented():
+    layers = keras.layers.Dense(12, "tanh"), keras.layers.Reshape((2, 3, 2)), keras.layers.Dense(1)
+    model = keras.Sequential([keras.Input((X.shape[1],)), *layers])
+    image = (np.arange(len(X) * 6).reshape(-1, 2, 3, 1) % 4 > 1).astype("float32")
+    return Objective(model, keras.losses.BinaryCrossentropy(from_logits=True), (X, image))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [segmented, lambda: several_outputs(masked=False), lambda: several_outputs(masked=True)],
+    ids=["segmentation", "several outputs", "masked"],
+)
+def test_an_example_with_several_losses_has_one_weight(made):
+    keras.utils.set_random_seed(0)
+    objective, index, v = made(), np.array([3, 3, 0, 1, 7, 9]), np.arange(1.0, 7.0)
+    theta = objective.theta()
+    value, grad = objective.loss_and_grad(theta, objective.batch(index, v))
+    single = [objective.loss_and_grad(theta, objective.batch(np.array([n]))) for n in index]
+    wanted = float(np.average([one for one, _ in single], weights=v))
+    assert abs(value - wanted) <= tolerances.summed(wanted, tolerances.EPS32)
+    mean = np.average([ops.convert_to_numpy(one) for _, one in single], axis=0, weights=v)
+    assert np.abs(ops.convert_to_numpy(grad) - mean).max() <= tolerances.gradient(1.0, tolerances.EPS32)
+    same = objective.loss(theta, objective.batch(index, np.ones(6)))
+    plain = objective.loss(theta, objective.batch(index))
+    assert abs(same - plain) <= tolerances.summed(plain, tolerances.EPS32)

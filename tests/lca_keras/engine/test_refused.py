@@ -142,6 +142,11 @@ def test_data(data, message):
         Objective(keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]), cross_entropy(), data)
 
 
+def test_an_array_in_place_of_data():
+    with pytest.raises(DataError, match=r"or \(x,\) without targets, .*got ndarray"):
+        Objective(model_of(), None, X)
+
+
 def test_another_layer_in_place_of_one_that_is_measured():
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
     objective = Objective(model, cross_entropy(), (X, Y))

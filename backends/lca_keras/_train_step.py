@@ -1,0 +1,77 @@
+"""The functions of a ``train_step`` of the user's, and whether they take the compiled loss."""
+
+from inspect import unwrap
+from types import FunctionType
+from typing import Any
+
+import keras
+
+from lca.frameworks._code import names_in
+
+
+def trains_compiled_loss(model: keras.Model) -> bool:
+    """Whether the user's ``train_step``, or what it calls, takes the compiled loss in one of Keras' ways."""
+    if not (own := own_steps(model)):
+        return True
+    waiting, seen = own[:1], set(own[:1])
+    while waiting:
+        function = waiting.pop()
+        names = names_in(function.__code__)
+        if not WAYS.isdisjoint(names):
+            return True
+        for name in names:
+            found = called(model, function, name)
+            found = inherited(model, function) if found is function else found
+            if found is None and name in INHERITED:
+                return True
+            if found is not None and found not in seen:
+                seen.add(found)
+                waiting.append(found)
+    return False
+
+
+WAYS = frozenset({"compute_loss", "_compute_loss", "compiled_loss", "_compile_loss"})
+INHERITED = frozenset({"compute_loss_and_updates", "stateless_compute_loss", "train_step"})
+"""What takes the compiled loss in a class that does not define it."""
+_LIBRARIES = frozenset({"jax", "keras", "numpy", "tensorflow", "torch"})
+"""Whose code is not the user's."""
+
+
+def own_steps(model: keras.Model) -> list[FunctionType]:
+    """The user's ``train_step``, or what Keras' own step differentiates on JAX."""
+    found = []
+    for name in ("train_step", "compute_loss_and_updates"):
+        method, inherited = getattr(model, name, None), getattr(keras.Model, name, None)
+        own = _function(method)
+        if own is not None and inherited is not None and own is not _function(inherited):
+            found.append(own)
+    return found
+
+
+def called(model: keras.Model, function: FunctionType, name: str) -> FunctionType | None:
+    """The user's method of the model, or function of the module, that a function may call by this name."""
+    for place in (vars(model), *map(vars, type(model).__mro__), function.__globals__):
+        if (found := _function(place.get(name))) is not None:
+            return users(found)
+    return None
+
+
+def inherited(model: keras.Model, method: FunctionType) -> FunctionType | None:
+    """The user's method of the same name by which ``super()`` in a method of the model continues."""
+    name = method.__name__
+    found = [_function(vars(kind)[name]) for kind in type(model).__mro__ if name in vars(kind)]
+    after = found[found.index(method) + 1 :] if method in found else []
+    return users(after[0]) if after else None
+
+
+def _function(value: Any) -> FunctionType | None:
+    """The function behind a method or wrapper."""
+    found = getattr(value, "__func__", value)  # of a static or class method
+    found = unwrap(found) if callable(found) else found
+    return found if isinstance(found, FunctionType) else None
+
+
+def users(value: Any) -> FunctionType | None:
+    """`_function`, if it is the user's."""
+    found = _function(value)
+    return None if found is None or found.__module__.partition(".")[0] in _LIBRARIES else found
