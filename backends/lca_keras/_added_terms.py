@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from inspect import getsource
+from tokenize import TokenError
 from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -157,7 +158,7 @@ class _Steps:
         """The scope of a function, read once, with all that it refers to."""
         if function not in self._scopes:
             self._scopes[function] = None
-            with suppress(OSError, TypeError, SyntaxError):
+            with suppress(OSError, TypeError, SyntaxError, TokenError):
                 tree = ast.parse(textwrap.dedent(getsource(function)))
                 found = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef | ast.Lambda)]
                 self._scopes[function] = _Scope(found[0], function) if found else None
