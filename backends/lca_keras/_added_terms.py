@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from inspect import getsource, signature
+from tokenize import TokenError
 from types import FunctionType
 from typing import Any, TypeAlias
 
@@ -44,7 +45,7 @@ def added_to_compiled_loss(model: keras.Model) -> str:
         seen.add(key)
         returns = function not in steps or function.__name__ in INHERITED
         reader = _Reader(model, function, given, returns=returns)
-        with suppress(OSError, TypeError, SyntaxError):
+        with suppress(OSError, TypeError, SyntaxError, TokenError):
             reader.visit(ast.parse(textwrap.dedent(getsource(function))))
         if reader.trained is not None:
             return ast.unparse(reader.trained)
