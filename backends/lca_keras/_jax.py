@@ -40,10 +40,27 @@ class JaxOps(ArrayOps):
 
 
 class JaxTensorOps(TensorOps):
-    """`lca.frameworks.TensorOps` for JAX arrays, which index like NumPy arrays."""
+    """`lca.frameworks.TensorOps` for JAX arrays, which index like NumPy arrays.
+
+    On a CPU, NumPy takes the rows: JAX compiles that for each number of rows, several times.
+    """
+
+    def take(self, tensor: Array, index: np.ndarray) -> Array:
+        return _indexed(tensor, index)
+
+    def rows(self, tensor: Array, part: slice) -> Array:
+        return _indexed(tensor, part)
 
     def concatenate(self, tensors: Sequence[Array]) -> Array:
         return jnp.concatenate(tensors)
+
+
+def _indexed(tensor: Array, index: slice | np.ndarray) -> Array:
+    if isinstance(tensor, jax.core.Tracer) or [device.platform for device in tensor.devices()] != ["cpu"]:
+        return tensor[index]
+    device = tensor.device if tensor.committed else None
+    taken: Array = jax.device_put(np.asarray(tensor)[index], device)
+    return taken
 
 
 _OPS, _TENSOR_OPS = JaxOps(), JaxTensorOps()

@@ -55,6 +55,8 @@ NOT_READ: frozenset[Any] = frozenset(vars(keras.layers.Layer(name="any"))) - {
     "_eval_epoch_iterator",
     "_flat_losses",
     "_initial_epoch",
+    "_jax_state",
+    "_jax_state_synced",
     "_jit_compile",
     "_loss_tracker",
     "_run_eagerly",

@@ -195,12 +195,12 @@ class ModelLoss(ABC):
 
     def rearranged(self, theta: Vector) -> Vector:
         """A new vector in which the entries of each tensor have taken each other's places."""
-        tensor, pieces = tensor_ops(theta), []
+        tensor, pieces = tensor_ops(theta), list[slice]()
         assert tensor is not None
         for start, size in zip(self.layout.offsets, self.layout.sizes, strict=True):
             cut = start + size // 3
-            pieces += [theta[cut : start + size], theta[start:cut]]
-        return tensor.concatenate(pieces)
+            pieces += [slice(cut, start + size), slice(start, cut)]
+        return tensor.concatenate([tensor.rows(theta, piece) for piece in pieces])
 
     def batch_weight(self, batch: PyTree) -> float:
         """``w_b`` ≥ 0: how much a batch counts. Default: its number of examples."""

@@ -41,6 +41,10 @@ class TensorOps:
         """The rows with these numbers (n,), repeats included; a new tensor (n, ...) on the same device."""
         return tensor[index]
 
+    def rows(self, tensor: Tensor, part: slice) -> Tensor:
+        """The rows of a slice of step 1; may share memory with the tensor."""
+        return tensor[part]
+
     def concatenate(self, tensors: Sequence[Tensor]) -> Tensor:
         """The tensors one after another along axis 0."""
         return np.concatenate(tensors)

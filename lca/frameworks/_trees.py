@@ -1,7 +1,6 @@
 """Batches as trees: tensors in nested tuples, lists and mappings, whatever the framework."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from operator import itemgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -145,7 +144,7 @@ def take(batch: PyTree, index: slice | np.ndarray) -> PyTree:
     (array([2, 2]), 'name')
     """
     if isinstance(index, slice):
-        return tree_map(itemgetter(index), batch)
+        return tree_map(lambda tensor: _ops(tensor).rows(tensor, index), batch)
     return tree_map(lambda tensor: _ops(tensor).take(tensor, index), batch)
 
 

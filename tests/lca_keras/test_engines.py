@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[2]
 HIDDEN = "import sys; sys.modules['tensorflow'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 """`import tensorflow` raises an ImportError, as where it is not installed."""
 
-QUICK = "--xla_backend_optimization_level=0"
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
 """Most of the time of these tests on JAX is that of its compiler."""
 
 

@@ -8,11 +8,13 @@ from keras import ops
 import lca
 from lca import tolerances
 from lca.errors import DataError, LCAError, LCAWarning
-from lca_keras import LCACallback, Objective
+from lca.estimators import SampledPathIntegral
+from lca_keras import LCACallback, Objective, Tracker
 from tests.lca_keras.engine.fits import X, Y, cross_entropy, fit, model_of
 from tests.nightly import cases
 
 SIMPSON = lca.PathIntegral(lca.SIMPSON)
+SAMPLED = SampledPathIntegral(size=8, micro_batches=2)
 
 
 def accounted(summary):
@@ -52,6 +54,21 @@ def test_the_losses_are_those_that_the_model_evaluates():
     found = callback.views["train"].trace.losses()[1:]
     limit = tolerances.rebatched(max(points.losses), tolerances.EPS32)
     assert np.abs(found - points.losses).max() <= limit
+
+
+def test_a_second_run_compiles_nothing(compilations):
+    """JAX: in ``fit`` and ``train_on_batch``, Keras keeps the values of variables beside the model."""
+    model, found = model_of(), []
+    objective = Objective(model, None, (X, Y), batch_norm="frozen")
+    version, options = objective._loss._version, {"estimator": SAMPLED, "on_error": "raise"}
+    for _ in range(2):
+        fit(model, LCACallback(objective, **options))
+        with Tracker(model, model.optimizer, objective, **options) as tracker, tracker.step():
+            model.train_on_batch(X, Y)
+        found.append(compilations())
+    assert objective._loss._version is version
+    assert found[1] == []
+    assert bool(found[0]) == (keras.backend.backend() == "jax")
 
 
 def test_gradient_accumulation_has_fewer_steps_than_batches():
