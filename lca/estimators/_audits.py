@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import frexp, inf, isfinite, sqrt
 
+import numpy as np
+
 from lca.allocation import Cost
-from lca.arrays import array_ops
+from lca.arrays import Vector, array_ops
+from lca.estimators._checks import OVERFLOW, non_finite
 from lca.estimators._sampling import Sample
 from lca.objective import Objective
 from lca.quadrature import SIMPSON, QuadratureRule
@@ -185,10 +188,24 @@ def _length(step: Step) -> float:
 
 def _error_of_trapezoid(objective: Objective, step: Step, sample: Sample) -> tuple[float, float]:
     """The error on a sample, and the mean of the slopes ``|g·Δ|`` at both ends."""
-    ops = array_ops(step.start)
-    before, first = objective.loss_and_grad(step.start, sample.batch)
-    slope = ops.movement_sums([(1.0, first)], step.start, step.end)[0]
-    del first
-    after, last = objective.loss_and_grad(step.end, sample.batch)
-    slopes = slope, ops.movement_sums([(1.0, last)], step.start, step.end)[0]
-    return abs(after - before - sum(slopes) / 2), sum(map(abs, slopes)) / 2
+    before, first = _loss_and_slope(objective, step, step.start, sample)
+    after, last = _loss_and_slope(objective, step, step.end, sample)
+    return abs(after - before - (first + last) / 2), (abs(first) + abs(last)) / 2
+
+
+def _loss_and_slope(objective: Objective, step: Step, theta: Vector, sample: Sample) -> tuple[float, float]:
+    """The loss of a sample at θ, and ``g·Δ`` of its gradient there.
+
+    Raises
+    ------
+    NonFiniteError
+        If one of them is NaN or Inf.
+    """
+    loss, grad = objective.loss_and_grad(theta, sample.batch)
+    with np.errstate(over="ignore", invalid="ignore"):  # reported below
+        slope, mass = array_ops(theta).movement_sums([(1.0, grad)], step.start, step.end)
+    if not isfinite(loss):
+        raise non_finite(objective.layout, step, f"the loss of a sample is {loss}", grad)
+    if not isfinite(mass):
+        raise non_finite(objective.layout, step, OVERFLOW, grad)
+    return loss, slope

@@ -22,7 +22,7 @@ from lca import (
     tolerances,
 )
 from lca.by_example import ByExample
-from lca.errors import LCAWarning, UnknownNameError
+from lca.errors import LCAWarning, NonFiniteError, UnknownNameError
 from lca.estimators import (
     AdaptiveSampleSize,
     ControlVariate,
@@ -628,6 +628,22 @@ def test_audits_cost_half_a_sample_and_become_rare():
     costs = [a.cost.examples / 4 for a in allocate(loss, run, SampledPathIntegral(size=4, refine=0.1))]
     assert costs[:5] == [3 + 0.5, 2, 1 + 0.5, 1, 1]
     assert [t for t, cost in enumerate(costs) if cost % 1] == [0, 2, 6, 14, 30, 46, 62, 78, 94]
+
+
+@pytest.mark.parametrize("faulty", ["loss", "gradient"])
+def test_what_is_not_finite_in_an_audit_alone_is_named(faulty, monkeypatch):
+    loss, run = alike_examples([0.1])
+    evaluate = DatasetLoss.loss_and_grad
+
+    def of_an_audit(own, theta, batch=None):
+        value, grad = evaluate(own, theta, batch)
+        if len(batch) != 1:
+            return value, grad
+        return (np.nan, grad) if faulty == "loss" else (value, grad * np.inf)
+
+    monkeypatch.setattr(DatasetLoss, "loss_and_grad", of_an_audit)
+    with pytest.raises(NonFiniteError, match=r"step 0: .*(the loss of a sample is nan|in the gradient)"):
+        next(iter(allocate(loss, run, SampledPathIntegral(size=4, refine=0.1))))
 
 
 @pytest.mark.parametrize(
