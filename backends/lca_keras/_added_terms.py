@@ -22,8 +22,6 @@ _AVERAGING = frozenset({"concat", "concatenate", "mean", "reduce_mean", "stack"}
 _PASSING = frozenset({"cast", "convert_to_tensor", "multiply", "scale_loss"})
 """Functions of a loss whose result counts as that loss."""
 _WITHOUT_GRADIENT = frozenset({"constant", "detach", "float", "item", "numpy", "stop_gradient", "zeros"})
-
-
 Given: TypeAlias = frozenset[tuple[str, ast.expr | None]]
 """Parameters that hold the compiled loss, or a sum of it and more."""
 
@@ -140,7 +138,7 @@ class _Reader(ast.NodeVisitor):
         self.trained = self.trained or self._sum_of(first)
 
     def _is_loss(self, node: ast.expr) -> bool:
-        """Whether an expression is the compiled loss, several of them added up, or a multiple."""
+        """Whether an expression is the compiled loss, its sum over batches, or a multiple."""
         found = False
         match node:
             case ast.Name():
@@ -160,19 +158,22 @@ class _Reader(ast.NodeVisitor):
         return found
 
     def _are_losses(self, parts: Sequence[ast.expr]) -> bool:
+        """Whether these add up to the compiled loss: one is, and the others have no gradient."""
         found = [part for part in parts if not self._is_constant(part)]
         return len(found) == 1 and self._is_loss(found[0])
 
     def _sum_of(self, node: ast.expr) -> ast.expr | None:
         """The sum of the compiled loss and more that an expression is, or is a multiple of."""
-        if isinstance(node, ast.Name):
-            return self._sums.get(node.id)
-        parts = [node.left, node.right] if isinstance(node, ast.BinOp) else []
-        adds = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub)
-        if isinstance(node, ast.Call):
-            parts, adds = self._summed(node), True
-            parts, adds = (parts, adds) if parts else (list(node.args), False)
-            parts = parts if adds or _name(node.func) in _PASSING else []
+        adds, parts = False, list[ast.expr]()
+        match node:
+            case ast.Name():
+                return self._sums.get(node.id)
+            case ast.BinOp():
+                adds, parts = isinstance(node.op, ast.Add | ast.Sub), [node.left, node.right]
+            case ast.Call() if _name(node.func) in _PASSING:
+                parts = node.args
+            case ast.Call():
+                adds, parts = True, self._summed(node)
         if adds and any(map(self._is_loss, parts)) and not self._are_losses(parts):
             return node
         found = (self._sum_of(part) for part in parts)

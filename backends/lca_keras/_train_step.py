@@ -8,6 +8,12 @@ import keras
 
 from lca.frameworks._code import names_in
 
+WAYS = frozenset({"compute_loss", "_compute_loss", "compiled_loss", "_compile_loss"})
+INHERITED = frozenset({"compute_loss_and_updates", "stateless_compute_loss", "train_step"})
+"""What takes the compiled loss in a class that does not define it."""
+_LIBRARIES = frozenset({"jax", "keras", "numpy", "tensorflow", "torch"})
+"""Whose code is not the user's."""
+
 
 def trains_compiled_loss(model: keras.Model) -> bool:
     """Whether the user's ``train_step``, or what it calls, takes the compiled loss in one of Keras' ways."""
@@ -30,20 +36,12 @@ def trains_compiled_loss(model: keras.Model) -> bool:
     return False
 
 
-WAYS = frozenset({"compute_loss", "_compute_loss", "compiled_loss", "_compile_loss"})
-INHERITED = frozenset({"compute_loss_and_updates", "stateless_compute_loss", "train_step"})
-"""What takes the compiled loss in a class that does not define it."""
-_LIBRARIES = frozenset({"jax", "keras", "numpy", "tensorflow", "torch"})
-"""Whose code is not the user's."""
-
-
 def own_steps(model: keras.Model) -> list[FunctionType]:
     """The user's ``train_step``, or what Keras' own step differentiates on JAX."""
     found = []
     for name in ("train_step", "compute_loss_and_updates"):
-        method, inherited = getattr(model, name, None), getattr(keras.Model, name, None)
-        own = _function(method)
-        if own is not None and inherited is not None and own is not _function(inherited):
+        own, given = _function(getattr(model, name, None)), _function(getattr(keras.Model, name, None))
+        if own is not None and given is not None and own is not given:
             found.append(own)
     return found
 

@@ -1,6 +1,6 @@
 """`TrainedKerasModel`: what makes the gradients of a Keras model in training others than those measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -27,18 +27,7 @@ _KNOWN = *_RANDOM, keras.layers.SpectralNormalization
 
 
 class TrainedKerasModel(TrainedModel):
-    """As `lca.tracking._trained_model.TrainedModel`, on every engine.
-
-    Parameters
-    ----------
-    model
-        The model that is trained.
-    losses
-        The measured losses of it.
-    """
-
-    def __init__(self, model: keras.Model, losses: Sequence[ModelObjective]) -> None:
-        self._model, self._losses = model, losses
+    """As `lca.tracking._trained_model.TrainedModel`, on every engine."""
 
     def dropout(self) -> list[str]:
         layers = self._model._flatten_layers(include_self=False)

@@ -13,18 +13,10 @@ from lca_torch._policies import dropout_rates
 
 
 class TrainedTorchModel(TrainedModel):
-    """As `lca.tracking._trained_model.TrainedModel`.
-
-    Parameters
-    ----------
-    model
-        The model that is trained.
-    losses
-        The measured losses of it.
-    """
+    """As `lca.tracking._trained_model.TrainedModel`."""
 
     def __init__(self, model: nn.Module, losses: Sequence[Objective]) -> None:
-        self._model, self._losses = model, losses
+        super().__init__(model, losses)
         self._modes = dict[int, bool]()
 
     def note_modes(self) -> None:

@@ -239,7 +239,7 @@ class LoopContext(ABC):
             The norm of the difference, as a part of that of the measured gradient; 0 if they are equal up to
             rounding, or if the batch is not known.
         name
-            Of the term that is missing from the loss of training; empty if it is none.
+            The measured term that the training loss lacks; empty if no single term explains the difference.
         """
         if len(self._batches) != 1 or self.gradient_on is None:
             return 0.0, ""

@@ -1,6 +1,7 @@
 """`TrainedModel`: what makes the gradients of a model in training others than the measured ones."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from lca.objective import Objective, Sum
 
@@ -9,7 +10,17 @@ class TrainedModel:
     """Tells what makes the gradients of training others than those of the measured loss.
 
     A framework overrides what it knows.
+
+    Parameters
+    ----------
+    model
+        The model that is trained.
+    losses
+        The framework's measured losses of it.
     """
+
+    def __init__(self, model: Any, losses: Sequence[Any]) -> None:
+        self._model, self._losses = model, losses
 
     def dropout(self) -> Iterable[str]:
         """The names of the layers that drop units or add noise at random in training."""
