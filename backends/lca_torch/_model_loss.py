@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lca._listing import listed
 from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LCAError
 from lca.frameworks import (
@@ -32,10 +31,8 @@ from lca.frameworks import (
 )
 from lca.frameworks._data import Cuts
 from lca.frameworks._loss_checks import unweighted
-from lca.frameworks._training_mode import differ_in_training
 from lca.layout import Layout
 from lca.objective import State
-from lca.tolerances import rebatched
 from lca_torch._by_example import losses_of_examples
 from lca_torch._by_example_choice import ExampleDerivatives
 from lca_torch._checks import (
@@ -47,13 +44,12 @@ from lca_torch._checks import (
     refuse_reentrant,
     require_theta_alone,
 )
-from lca_torch._copies import NotCopiedError, Trial, not_copied
+from lca_torch._copies import NotCopiedError, Trial
 from lca_torch._data import Unchanged, refuse_arrays
 from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, reader_of_example_losses
 from lca_torch._form import HALF, Cast, Precision, VectorForm, Vectors
 from lca_torch._hints import loss_advice, moving_hint, sample_hint, weight_hint
 from lca_torch._identity import Identity
-from lca_torch._moving_buffers import moved_after_use, running_statistics
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
 from lca_torch._policies import (
     RandomStates,
@@ -61,10 +57,10 @@ from lca_torch._policies import (
     kept_in_evaluation,
     mixes_examples,
     normalisation_policies,
-    random_state_kept,
 )
-from lca_torch._reading import Reading, in_training, read
+from lca_torch._reading import Reading, read
 from lca_torch._replica import Held, Replica, switches_by_itself
+from lca_torch._trial_passes import TrialPasses, has_ranks
 from lca_torch._versions import Versions
 
 _serial = count(1)
@@ -72,8 +68,6 @@ _AHEAD = 64
 """Batches of rows in memory, which are views of them, that are cut at a time."""
 _FLAGS = "requires_grad"
 """The name of the flags of the parameters in a state: a loss that looks at gradients may look at these."""
-_FAR = 1.1
-"""Factor of θ at a point where what was computed at θ no longer fits."""
 
 
 class Run(Protocol):
@@ -144,9 +138,11 @@ class TorchLoss(ModelLoss):
             made.function = torch.compile(made.batch_loss) if compile else made.batch_loss
             return made
 
-        self._replicate, self._versions, self._model = replicate, Versions(replicate), model
+        self._versions = Versions(replicate)
+        self._tries = TrialPasses(
+            model, replicate, self._apart, ended=self._tried, random=self._random, device=self.device
+        )
         self._moved: frozenset[str] | None = None
-        self._batch: PyTree = None
         self._reading, self._state = Reading(), dict[str, Any]()
         tensors = (*model.parameters(), *model.buffers())
         halves = [tensor.dtype for tensor in tensors if tensor.dtype in HALF]
@@ -209,67 +205,23 @@ class TorchLoss(ModelLoss):
     def moved_by_forward(self) -> Collection[str]:
         """The model's own buffers that a forward pass of training writes after it has used them."""
         if self._moved is None:
-            self._moved = self._written_in_training()
+            self._moved = self._tries.writes_in_training()
         return self._moved
-
-    def _written_in_training(self) -> frozenset[str]:
-        """Those that a private copy writes in a pass in the modes of the model.
-
-        All that it may write, if it cannot be run. Those of normalisation layers are known without a pass.
-        """
-        buffers = moved_after_use(self._model)
-        statistics = running_statistics(self._model)
-        if self._batch is None or buffers <= statistics or _has_ranks():
-            return buffers
-        names = [name for name, module in self._model.named_modules() if module.training]
-        try:
-            _, written = self._pass(self._trial(), self._batch, names, gradients=False)
-        except Exception:  # of the user's code, for a batch or at a time that it is not made for
-            return buffers
-        return buffers & (statistics | written)
 
     def differ_in_training(self, choices: Sequence[Collection[str]]) -> Sequence[bool]:
         """As `ModelLoss.differ_in_training`, without dropout, on a private copy."""
-        if self._batch is None or _has_ranks():
+        if self._tries.batch is None or has_ranks():
             return super().differ_in_training(choices)
         try:
-            trial, seed = self._trial(), next(self._seeds)
-            return differ_in_training(
-                lambda batch, names: self._pass(trial, batch, names, gradients=True, seed=seed)[0],
-                self._batch,
-                choices,
-                eps=max(_eps(self.dtype), self.precision_eps or 0.0),
-                out_of_memory=(torch.OutOfMemoryError,),
-                refused=(NotCopiedError,),
-            )
+            return self._tries.differ_in_training(choices, eps=self._measured_eps, seed=next(self._seeds))
         except NotCopiedError as error:
             self.untold_in_training = error.what
             return super().differ_in_training(choices)
 
-    def _trial(self) -> Replica:
-        """A private copy to be run in training mode, which shares nothing that this may move.
-
-        Raises
-        ------
-        NotCopiedError
-            If there is something that has no copy, and would not be refused when it is used.
-        """
-        trial = Trial()
-        made = self._replicate(trial)
-        if trial.obstacles:
-            raise not_copied(listed(list(trial.obstacles)), "which has no copy")
-        return made
-
-    def _pass(
-        self, trial: Replica, batch: PyTree, names: Collection[str], *, gradients: bool, seed: int = 0
-    ) -> tuple[float, set[str]]:
-        """A forward pass of a private copy with these modules in training mode, as `in_training`."""
-        private = {name: trial.slots.now(name).clone() for name in trial.slots.others}
-        with (
-            random_state_kept(self.device, seed),
-            self._apart(trial, batch, state=private, gradients=gradients) as (held, taken),
-        ):
-            return in_training(held, taken, names)
+    @property
+    def _measured_eps(self) -> float:
+        """Machine epsilon of the precision in which the loss is computed."""
+        return max(_eps(self.dtype), self.precision_eps or 0.0)
 
     @contextmanager
     def _apart(
@@ -356,15 +308,15 @@ class TorchLoss(ModelLoss):
         ]
 
     def try_out(self, theta: Tensor, batch: PyTree) -> list[str]:
-        if self._batch is None:
-            self._batch = batch
+        if self._tries.batch is None:
+            self._tries.batch = batch
         self.weight_hint = weight_hint(self._loss_fn, batch)
         if self._example_losses() is not None:
             self.sample_hint = sample_hint(self._loss_fn, batch) or self.sample_hint
         self._try_reading(batch)
         self.moving_hint = moving_hint(self._reading.moved)
         if switches_by_itself(self._versions.current.model):
-            self._refuse_cached()
+            self._tries.refuse_cached(self._versions.current, _eps(self.dtype))
         unused: list[str] = []
         trainable = self.trainable()
         own = {name: self._own[name] for name in trainable}
@@ -463,6 +415,9 @@ class TorchLoss(ModelLoss):
 
                 yield run, leaves
 
+    def _tried(self, error: Exception | None) -> None:
+        """A pass that may raise was tried out, and has raised this or nothing."""
+
     def _modes(self, *, gradients: bool) -> AbstractContextManager[None]:
         """The modes of torch in which the loss is evaluated."""
         return forward_mode(self.device, self._autocast, gradients=gradients)
@@ -506,18 +461,18 @@ class TorchLoss(ModelLoss):
         """Find out what the loss of a batch reads, and which of the user's hooks it needs."""
         with self._random.kept(0), _errors(batch), self._apart(replica, batch) as (held, taken):
             self._reading = read(held, taken, self._own, self._prefix, self._reading)
-        if self._reading.eps > max(_eps(self.dtype), self.precision_eps or 0.0):
+        if self._reading.eps > self._measured_eps:
             self.precision_eps = self._reading.eps  # a part of the model runs under autocast of its own
         if replica.hooks:
-            expected = self._two_losses(replica)
-            replica.hooks.drop_unless(lambda: self._two_losses(replica) != expected)
+            expected = self._tries.losses(replica)
+            replica.hooks.drop_unless(lambda: self._tries.losses(replica) != expected)
 
     def _try_reading(self, batch: PyTree) -> None:
         """`_learn` for the first time, which says so if the loss raises in evaluation mode only."""
         try:
             self._learn(self._versions.current, batch)
         except DataError as error:
-            if isinstance(self._loss_in_training(), Exception):
+            if self._tries.raises_in_training():
                 raise
             raise DataError(
                 f"{str(error).rstrip('.')}. In training mode it raises nothing, but it is measured in "
@@ -525,51 +480,12 @@ class TorchLoss(ModelLoss):
                 "pass batch_loss=, a function of model and batch that calls model.train() first."
             ) from error
 
-    def _loss_in_training(self) -> float | Exception:
-        """The loss of a private copy after its ``train()``."""
-        try:
-            made = self._trial()
-        except NotCopiedError as error:
-            return error
-        return self._one_loss(made, 1.0, made.model.train)
-
-    def _refuse_cached(self) -> None:
-        """Refuse a model that computes in ``train()`` or ``eval()`` what its forward pass reads later."""
-        made = self._replicate()
-        found = self._one_loss(made, _FAR, made.switch)
-        expected = self._one_loss(self._versions.current, _FAR)
-        if isinstance(found, Exception):
-            return  # the loss itself is tried out next, and its error says more
-        if isinstance(expected, Exception) or abs(found - expected) > rebatched(found, _eps(self.dtype)):
-            raise LCAError(
-                "train() or eval() of the model computes values from its parameters, and the forward pass "
-                "reads these values, so at other parameters the loss would not be that of the model "
-                f"({found:.6g} with eval() called there, {_shown(expected)} without). Compute them in "
-                "forward, or measure in training mode: let forward read a flag of its own in place of "
-                "self.training."
-            )
-
     def _same(self, old: Replica, new: Replica) -> bool:
         """Whether two replicas have the same loss on the batch that was tried out."""
-        if self._batch is None:
+        if self._tries.batch is None:
             return True
-        self._learn(new, self._batch)
-        return self._two_losses(old) == self._two_losses(new)
-
-    def _two_losses(self, replica: Replica) -> list[str]:
-        """The loss of a replica on the batch tried out, at θ and near it, digit by digit, or its errors."""
-        return [str(self._one_loss(replica, factor)) for factor in (1.0, 1.01)]
-
-    def _one_loss(
-        self, replica: Replica, factor: float, before: Callable[[], object] = lambda: None
-    ) -> float | Exception:
-        try:
-            with self._random.kept(0), self._apart(replica, self._batch, factor=factor) as (held, batch):
-                held.begin()
-                before()
-                return float(replica.losses(batch).detach())
-        except Exception as error:  # whatever the user's code raises
-            return error
+        self._learn(new, self._tries.batch)
+        return self._tries.losses(old) == self._tries.losses(new)
 
 
 def _weighed(loss: ModelLoss, batches: Iterable[PyTree]) -> Iterator[tuple[PyTree, float]]:
@@ -599,11 +515,6 @@ def _scores_of(replica: Replica) -> BatchLoss:
     return error_scores(replica.loss_fn)
 
 
-def _has_ranks() -> bool:
-    """Whether other processes take part, for which layers that synchronise in training would wait."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
 def _require_one_precision(autocast: torch.dtype | None, precision: Precision | None) -> None:
     if autocast is not None and precision is not None:
         raise LCAError(
@@ -614,7 +525,3 @@ def _require_one_precision(autocast: torch.dtype | None, precision: Precision | 
 
 def _eps(dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).eps)
-
-
-def _shown(found: float | Exception) -> str:
-    return f"{type(found).__name__}: {found}" if isinstance(found, Exception) else f"{found:.6g}"

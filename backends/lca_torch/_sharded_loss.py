@@ -144,11 +144,6 @@ class ShardedLoss(SharedLoss):
         """How long this rank has waited in transfers that were not finished."""
         return [own.waited for own in self._transfers if own.waited is not None]
 
-    def _one_loss(self, *args: Any, **options: Any) -> float | Exception:
-        found = super()._one_loss(*args, **options)
-        self._tried(found if isinstance(found, Exception) else None)
-        return found
-
     def _tried(self, error: Exception | None) -> None:
         """Raise the error of a forward pass, after which this rank would go on, unless all ranks have one."""
         if error is not None and self._interrupted:
