@@ -183,6 +183,57 @@ class Probe(Training):
         super().step(i)
 
 
+class SameProbeResults(Training):
+    """All that a tracker with a ``SampledPathIntegral`` of uniform samples in pieces finds by the trapezoid.
+
+    The gradients of the pieces and their mean are kept for the error bars, and θ is compared with its copy
+    before an update; A is formed with its mass and the float64 sums of the tensors. The sums and masses
+    equal those of a tracker bit by bit.
+    """
+
+    def __init__(self, *args: Any, size: int, pieces: int) -> None:
+        super().__init__(*args)
+        n, sizes = len(self.data[0]), [parameter.numel() for parameter in self.parameters]
+        self.size, self.pieces, self.random = size // pieces, pieces, np.random.default_rng([0, 0x1CA])
+        self.upto = np.cumsum(np.full(n, 1 / n))
+        self.offsets = np.cumsum([0, *sizes[:-1]])
+        self.tensors = [parameter.detach() for parameter in self.parameters]
+        self.found, self.mass = np.zeros(len(sizes)), 0.0
+        self.theta: Tensor | None = None
+        self.node: list[Tensor] = []
+
+    def step(self, i: int) -> None:
+        if self.theta is None:
+            self.theta, self.node = flat(self.tensors), self.gradients()
+        if not holds(self.theta, self.tensors):
+            raise AssertionError("θ has changed")
+        super().step(i)
+        end = flat(self.tensors)
+        node = self.gradients()
+        moved = torch.sub(end, self.theta)
+        values = torch.mul(self.node[0], moved)
+        mass = 0.5 * sasum(values.numpy())
+        product = torch.mul(node[0], moved, out=moved)
+        self.mass += mass + 0.5 * sasum(product.numpy())
+        values.mul_(0.5).add_(product, alpha=0.5)
+        self.found += np.add.reduceat(values.numpy(), self.offsets, dtype=np.float64)
+        self.theta, self.node = end, node
+
+    def gradients(self) -> list[Tensor]:
+        """The mean gradient (K,) of new samples, and that of each."""
+        x, y = self.data
+        pieces = []
+        for _ in range(self.pieces):
+            at = self.random.random(self.size) * self.upto[-1]
+            index = torch.as_tensor(np.searchsorted(self.upto[:-1], at, side="right"))
+            loss = LOSS(self.model(x.index_select(0, index)), y.index_select(0, index))
+            pieces.append(flat(torch.autograd.grad(loss, self.parameters)))
+        mean = pieces[0] * (1 / self.pieces)
+        for piece in pieces[1:]:
+            mean.add_(piece, alpha=1 / self.pieces)
+        return [mean, *pieces]
+
+
 def _grad(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad

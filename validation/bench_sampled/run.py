@@ -1,7 +1,7 @@
 """Claim: a cheap estimator costs its own gradient passes; the package adds little to them.
 
 For each estimator loops take turns in one process: the passes of the estimator by hand, with nothing
-measured; the same with the leanest sums by hand (`validation.bench_sampled.by_hand`); for cross-fit with SGD
+measured; the same with the leanest sums by hand (`validation.bench_sampled.by_hand`); with SGD
 also all results of a tracker by hand; and a tracker with its default views and without the self-check, which
 is a cost of its own. Figures are CPU time of one thread, the median over rounds of the ratio within a round.
 """
@@ -18,7 +18,15 @@ from torch import nn
 
 from lca.estimators import CrossFit, SampledPathIntegral
 from lca_torch import Objective, Tracker
-from validation.bench_sampled.by_hand import LOSS, Data, Halves, Probe, SameResults, Training
+from validation.bench_sampled.by_hand import (
+    LOSS,
+    Data,
+    Halves,
+    Probe,
+    SameProbeResults,
+    SameResults,
+    Training,
+)
 from validation.bench_sampled.folder import FOLDER
 from validation.evidence import keep
 from validation.timing import keep_memory
@@ -125,6 +133,7 @@ def sides(case: str, optimizer: str, estimator: str) -> dict[str, Any]:
         "plain": made(Training),
         "passes": made(Probe, **options),
         "by hand": made(Probe, sums=True, **options),
+        **({"same results": made(SameProbeResults, **options)} if optimizer == "sgd" else {}),
         "tracker": Tracked(made(Training), probe, 1),
     }
 
