@@ -523,6 +523,8 @@ def check_deterministic(objective: Objective, theta: Vector, batch: Batch | None
     ------
     NonDeterministicError
         If the losses or the gradients differ by more than rounding.
+    LCAError
+        If the gradient is a read-only array, which an estimator could not overwrite.
 
     Examples
     --------
@@ -532,6 +534,11 @@ def check_deterministic(objective: Objective, theta: Vector, batch: Batch | None
     objective.layout.check(theta, "theta")
     given = () if batch is None else (batch,)
     (loss, grad), (other_loss, other_grad) = (objective.loss_and_grad(theta, *given) for _ in range(2))
+    if isinstance(grad, np.ndarray) and not grad.flags.writeable:
+        raise LCAError(
+            "loss_and_grad returned a read-only array, as np.asarray makes of an array of JAX; return a "
+            "gradient that the caller may overwrite: np.array(gradient)."
+        )
     ops = array_ops(theta)
     eps = ops.eps(theta)
     scale, moved = ops.abs_total(grad), ops.abs_total(ops.add_scaled(other_grad, -1.0, grad))

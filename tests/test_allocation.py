@@ -196,6 +196,22 @@ def test_an_objective_whose_gradient_alone_is_random_is_refused():
         next(allocate(AnySample(), Trajectory(np.eye(2)), PathIntegral()))
 
 
+def test_a_read_only_gradient_is_refused_with_the_copy_to_return():
+    class AsOfJax:
+        layout = bowl(2).layout
+
+        def loss(self, theta, batch=None):
+            return 1.0
+
+        def loss_and_grad(self, theta, batch=None):
+            gradient = np.ones(2)
+            gradient.flags.writeable = False
+            return 1.0, gradient
+
+    with pytest.raises(LCAError, match=r"read-only array, as np.asarray .* return .* np.array\(gradient\)"):
+        next(allocate(AsOfJax(), Trajectory(np.eye(2)), PathIntegral()))
+
+
 POINTS = problems.network(1).points
 BAD_ENDS = [
     (POINTS[:, :-1], LayoutError, r"end of step 1: expected shape \(26,\).* fc1.weight.* got \(25,\)"),
