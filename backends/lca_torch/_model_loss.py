@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lca._listing import listed
 from lca.by_example import ExampleSlopes, GroupMovement
 from lca.errors import DataError, LCAError
 from lca.frameworks import (
@@ -143,6 +144,8 @@ class TorchLoss(ModelLoss):
             model, replicate, self._apart, ended=self._tried, random=self._random, device=self.device
         )
         self._moved: frozenset[str] | None = None
+        self._unused = set[str]()
+        """Trained parameters that the loss does not depend on, of which a warning has told."""
         self._reading, self._state = Reading(), dict[str, Any]()
         tensors = (*model.parameters(), *model.buffers())
         halves = [tensor.dtype for tensor in tensors if tensor.dtype in HALF]
@@ -295,6 +298,7 @@ class TorchLoss(ModelLoss):
                         continue  # its loss may be NaN: a mean over no tokens
                     loss = self._evaluated(run, batch)
                     if gradient:
+                        self._require_gradient(loss, wanted)
                         leaves.add_gradient(loss, weight)
                     losses.append(loss.detach())
                     weights.append(weight)
@@ -306,6 +310,15 @@ class TorchLoss(ModelLoss):
             GroupSum(math.fsum([weight * next(numbers) for weight in weights]), math.fsum(weights), grad)
             for weights, grad in found
         ]
+
+    def _require_gradient(self, loss: Tensor, wanted: Collection[str]) -> None:
+        """Raise `LCAError` if a loss is constant in all of these, unless that is known since `try_out`."""
+        if not loss.requires_grad and (names := sorted(set(wanted) - self._unused)):
+            raise LCAError(
+                f"no gradient of the measured loss reaches what is trained now ({listed(names)}): the loss "
+                "does not depend on it, or detaches it. If it is trained with a loss of its own while the "
+                "rest is frozen (GAN), make a tracker for each model with its optimizer and its loss."
+            )
 
     def try_out(self, theta: Tensor, batch: PyTree) -> list[str]:
         if self._tries.batch is None:
@@ -329,6 +342,7 @@ class TorchLoss(ModelLoss):
                 require_theta_alone(loss, own)
                 grads = torch.autograd.grad(loss, wanted, allow_unused=True)
             unused.extend(name for name, grad in zip(trainable, grads, strict=True) if grad is None)
+        self._unused |= set(unused)
         return unused
 
     def prepare(self, batch: PyTree) -> PyTree:

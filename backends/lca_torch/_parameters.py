@@ -273,7 +273,7 @@ class Leaves:
 
     def add_gradient(self, loss: Tensor, weight: float = 1.0) -> None:
         """Add ``weight · ∂loss/∂θ``; no other ``.grad`` is touched; frees the graph."""
-        if not self._wanted:
+        if not (self._wanted and loss.requires_grad):
             self._begin_sum()  # of zeros
             return
         if not self._at_once:

@@ -157,7 +157,12 @@ class Tracker(ModelTracker[Loop]):
     def _attach(self) -> None:
         self._meet_ranks()
         listener = _StepListener(
-            self._session, self._follower, self._context, self._optimizers, self._follow_buffers
+            self._session,
+            self._follower,
+            self._context,
+            self._optimizers,
+            follow_buffers=self._follow_buffers,
+            is_trial=self._is_trial,
         )
         self._updates = Updates(self._measured, self._optimizers, listener)
         self._updates.follow()
@@ -301,6 +306,10 @@ class Tracker(ModelTracker[Loop]):
         self._wholes = [WholeCopy(self._model, own.model) for own in measured]
         return ShardedTheta(parameters, form)
 
+    def _is_trial(self) -> bool:
+        """Whether the coming update belongs to a trial that will be undone, as the search for a rate."""
+        return False
+
     def _follow_buffers(self) -> None:
         """If a sharded model is measured on an unsharded copy, copy its buffers into the copy."""
         for whole in self._wholes:
@@ -316,10 +325,12 @@ class _StepListener:
         follower: AnyFollower,
         context: Loop,
         expected: Sequence[torch.optim.Optimizer],
+        *,
         follow_buffers: Callable[[], None],
+        is_trial: Callable[[], bool],
     ) -> None:
         self._session, self._follower, self._context = session, follower, context
-        self._follow_buffers = follow_buffers
+        self._follow_buffers, self._is_trial, self._in_trial = follow_buffers, is_trial, False
         self._expected = list(within(expected, held))
         self._optimizer: Any = None
 
@@ -327,6 +338,9 @@ class _StepListener:
         self._follower.check()  # the model may have other parameters now, which it trains
 
     def before(self, optimizer: torch.optim.Optimizer) -> bool:
+        self._in_trial = self._is_trial()
+        if self._in_trial:
+            return False
         self._optimizer = optimizer
         if optimizer not in self._expected:
             self._expected.append(optimizer)
@@ -343,7 +357,9 @@ class _StepListener:
         self._follower.collect_fields()
 
     def after(self, *, made: bool) -> None:
-        if made:
+        if self._in_trial:
+            self._context.clear()
+        elif made:
             self._follow_buffers()
             with self._session.guarded(self._follower.steps):
                 self._context.update_made(self._optimizer)

@@ -1,6 +1,6 @@
 """`LightningCallback`: a `Tracker` for the fits of Lightning (``lightning`` or ``pytorch_lightning``)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from math import isfinite
 from typing import Any
@@ -28,6 +28,12 @@ class _LightningTracker(Tracker):
         "scores": "call callback.tracker.scores(index, outputs, labels) in every training_step, or give the "
         "estimator refresh=n",
     }
+
+    trains: Callable[[], bool] = staticmethod(lambda: True)
+    """Whether the trainer trains; otherwise it tries something out, and undoes it."""
+
+    def _is_trial(self) -> bool:
+        return not self.trains()
 
     def begin_accumulated(self, batch: Any, divisor: int) -> None:
         """Like `begin_batch`; the trainer divides the loss of this batch by so many, however few are left."""
@@ -64,6 +70,8 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     ``training_step`` returns ``None`` is passed over. On several ranks (``strategy="ddp"``), the
     micro-batches are the batches of the ranks if ``on_train_start`` of the module calls
     ``callback.tracker.ranks()`` (`Tracker.ranks`).
+    Updates of Lightning's tuner (`LearningRateFinder`, `BatchSizeFinder`), which takes the callbacks off the
+    trainer meanwhile and undoes the updates, are passed over.
     Scores of single examples come from the module itself, which calls ``scores`` of the tracker.
 
     Raises
@@ -87,6 +95,8 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._trainer_logger = _TrainerLoggers(trainer)
         self._begin_fit(pl_module, trainer.optimizers, _updates_of(trainer), trainer.global_step)
+        if self.tracker is not None and self in trainer.callbacks:
+            self.tracker.trains = lambda: self in trainer.callbacks
         clips = trainer.gradient_clip_val and trainer.gradient_clip_algorithm in (None, "norm")
         if self.tracker is not None and clips:
             self.tracker.clips_norm(trainer.gradient_clip_val)

@@ -34,8 +34,8 @@ OTHER_LOSS = (
 )
 OTHER_GRADIENT = (
     "the gradient of the measured loss is not its derivative (gradient reversal, straight-through "
-    "estimators, detached parts), so no estimator sums to the change: the residual of lca.Adaptive shows how "
-    "much is missing"
+    "estimators, detached parts as in DoRA), so no estimator sums to the change: the residual of lca.Adaptive "
+    "shows how much is missing"
 )
 OTHER_GRADIENTS = (
     "the loop changes gradients in a way that the estimator does not know (divides them by a loss scale of "
@@ -184,7 +184,11 @@ def _of_samples(probe: SampledPathIntegral) -> list[str]:
         noise = "a few examples have far larger gradients than the others, which makes intervals too narrow: "
         noise += "use a larger size"
     cure = f"use {ADAPTIVE}" if probe.refine is not None else "use refine=0.03 or the rule lca.SIMPSON"
-    return [_large_steps(probe.rule, cure), noise, OTHER_GRADIENT]
+    large = _large_steps(probe.rule, cure)
+    if probe.refine is None:
+        return [large, noise, OTHER_GRADIENT]
+    # Audits have looked at large steps, and intervals have the noise in them.
+    return [noise, OTHER_GRADIENT, large] if probe.micro_batches == 1 else [OTHER_GRADIENT, noise, large]
 
 
 def _crossed(supplied: Collection[str] | None) -> list[str]:

@@ -387,6 +387,36 @@ def test_the_next_batch_is_the_one_of_the_next_step(tmp_path):
     assert torch.equal(seen.sort(0).values, DATA.tensors[0].sort(0).values)
 
 
+@pytest.mark.parametrize("estimator", [RULE, CrossFit()])
+def test_updates_that_the_tuner_tries_out_in_mid_run_and_undoes_are_no_steps(estimator, tmp_path):
+    class SecondEpoch(lightning.pytorch.callbacks.LearningRateFinder):
+        def on_fit_start(self, trainer, pl_module):
+            pass
+
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                self.lr_find(trainer, pl_module)
+
+    in_pairs = {"accumulate_grad_batches": 2, "limit_train_batches": 4}
+
+    def tuned(*callbacks):
+        model = module()
+        model.lr = 0.01
+        finder = SecondEpoch(min_lr=1e-3, max_lr=1.0, num_training_steps=10, update_attr=False)
+        return fit(model, finder, *callbacks, default_root_dir=tmp_path, **in_pairs)
+
+    callback = LightningCallback(measure, estimator, on_error="raise")
+    before = measure(module()).theta()
+    model = tuned(callback)
+    assert same(model, tuned())
+    assert (callback.steps, callback.discontinuities) == (4, 0)
+    if estimator is RULE:
+        objective, rows = measure(model), callback.views["train"].trace.rows
+        change = objective.loss(objective.theta()) - objective.loss(before)
+        total = rows["total"].sum() + rows["residual"].sum()
+        assert abs(total - change) <= tolerances.repeat(objective.loss(before), 2.0**-23)
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_the_self_check_names_a_loader_that_does_not_shuffle_first(shuffle):
     callback = LightningCallback(measure, NextBatch(lca.RIGHT), on_error="raise")

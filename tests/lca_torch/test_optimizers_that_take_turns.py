@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from lca import RIGHT
+from lca import RIGHT, PathIntegral
 from lca.errors import LCAError, LCAWarning
-from lca.estimators import LaggedCrossFit, NextBatch, SameBatch
+from lca.estimators import LaggedCrossFit, NextBatch, SameBatch, SampledPathIntegral
 from lca_torch import Objective, Tracker
 
 X = torch.randn(60, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -96,6 +96,44 @@ def test_optimizers_of_phases_do_not_take_turns():
             sum(model.losses(x)).backward()
             made[i // 2].step()
     assert tracker.summary()["train"]["steps"] == 6
+
+
+@pytest.mark.filterwarnings("ignore:no gradient reaches")
+@pytest.mark.parametrize("estimator", [PathIntegral(), SampledPathIntegral(size=20)])
+def test_a_step_of_what_a_loss_does_not_read_changes_nothing(estimator):
+    model = TwoHeads()
+    model.trunk.requires_grad_(False)
+    heads = [model.actor, model.critic]
+    made = [torch.optim.SGD(head.parameters(), lr=0.1) for head in heads]
+    measured = {
+        name: Objective(model, None, (X,), batch_loss=lambda m, batch, which=which: m.losses(batch[0])[which])
+        for which, name in enumerate(["actor", "critic"])
+    }
+    with Tracker(model, made, measured, estimator, on_error="raise", check_every=None) as tracker:
+        for i, x in enumerate(X.split(10)):
+            for k, head in enumerate(heads):
+                head.requires_grad_(k == i % 2)
+            model.zero_grad()
+            model.losses(x)[i % 2].backward()
+            made[i % 2].step()
+    for which, name in enumerate(measured):
+        totals = tracker.views[name].trace.rows["total"]
+        assert totals[which::2].all()
+        assert not totals[1 - which :: 2].any()
+
+
+def test_a_loss_that_is_constant_in_all_that_is_trained_now_is_refused():
+    model = TwoHeads()
+    model.trunk.requires_grad_(False)
+    model.actor.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    objective = Objective(model, None, (X,), batch_loss=lambda m, batch: m.losses(batch[0])[1])
+    with Tracker(model, optimizer, objective, PathIntegral(), on_error="raise"):
+        model.actor.requires_grad_(True)
+        model.critic.requires_grad_(False)
+        model.losses(X)[0].backward()
+        with pytest.raises(LCAError, match=r"reaches what is trained now \(actor.bias, actor.weight\)"):
+            optimizer.step()
 
 
 def test_the_refusal_of_gradients_left_by_another_optimizer_names_both_remedies():
