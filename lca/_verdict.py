@@ -98,7 +98,8 @@ def sampling_limit(steps: int, largest: float, noise: float, *, has_bars: bool) 
 def noise_at_end(noise: float, margin: float, largest: float) -> float:
     """The ``noise`` that a `sampling_limit` takes once the run is over, when there is one check and not many.
 
-    Error bars know nothing of the error of the rule, which a large miss outside the 95 % interval points to.
+    Error bars know nothing of the error of the rule, which a large miss outside the 95 % interval points to,
+    unless the interval is wider than the change itself.
 
     Parameters
     ----------
@@ -111,8 +112,11 @@ def noise_at_end(noise: float, margin: float, largest: float) -> float:
     --------
     >>> noise_at_end(0.5, 0.4, 1.0), noise_at_end(0.5, 0.1, 1.0), noise_at_end(0.2, math.nan, 1.0)
     (0.4, 0.3, 0.2)
+    >>> noise_at_end(0.5, 0.3, 0.2)  # a change within its noise: nothing but the noise is seen
+    0.5
     """
-    return noise if math.isnan(margin) else min(noise, max(margin, OUTSIDE * largest))
+    # Also where no margin is known.
+    return min(noise, max(margin, OUTSIDE * largest)) if margin < largest else noise
 
 
 def has_diverged(start: float, end: float) -> bool:

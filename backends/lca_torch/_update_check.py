@@ -44,7 +44,7 @@ class UpdateCheck:
         off, size, theta = [float(v.norm()) for v in (moved - self._expected, self._expected, self._before)]
         if not isfinite(size):
             return  # training has diverged, of which the allocation tells
-        if not off <= tolerances.summed(size + theta, torch.finfo(moved.dtype).eps):
+        if not off <= tolerances.summed(size + theta, self._eps(moved.dtype)):
             name = type(self._optimizer).__name__
             raise LCAError(
                 f"the update is off by {off:.2g} of {size:.2g} from the one that {name} makes of its "
@@ -52,6 +52,12 @@ class UpdateCheck:
                 "inside the step. The update with another gradient, such as one without a micro-batch, is "
                 f"then unknown; let {name} alone make the updates, {ELSE}"
             )
+
+    def _eps(self, dtype: torch.dtype) -> float:
+        """Machine epsilon of θ, or of the settings that are coarser tensors, such as a float32 rate."""
+        settings = (value for group in self._optimizer.param_groups for value in group.values())
+        found = [value.dtype for value in settings if isinstance(value, Tensor) and value.is_floating_point()]
+        return max(torch.finfo(each).eps for each in (dtype, *found))
 
     def _theta(self) -> Tensor:
         return flat([own.detach().reshape(-1)[: self._most] for own in self._parameters])

@@ -20,6 +20,8 @@ NEAR = 0.1
 """How far a ratio may be from a whole number, as a part of it, and still be taken for it."""
 FAR_TOO_LARGE = 1.15
 """A sum so many times the loss change is not due to shuffled epochs, which make sums too small."""
+MANY_TIMES = 5.0
+"""A sum so many times the loss change is most likely noise, as the loss has hardly changed."""
 USUAL = {CrossFit: 9, LaggedCrossFit: 12}
 """By how many percent of the loss change sums were off in shuffled epochs, with ``epoch=``, at most."""
 ADAPTIVE = "lca.Adaptive, with span= or every= for less cost"
@@ -34,8 +36,8 @@ OTHER_LOSS = (
 )
 OTHER_GRADIENT = (
     "the gradient of the measured loss is not its derivative (gradient reversal, straight-through "
-    "estimators, detached parts as in DoRA), so no estimator sums to the change: the residual of lca.Adaptive "
-    "shows how much is missing"
+    "estimators, detached parts as in DoRA), so no estimator sums to the change: the residual of "
+    "lca.Adaptive shows how much is missing"
 )
 OTHER_GRADIENTS = (
     "the loop changes gradients in a way that the estimator does not know (divides them by a loss scale of "
@@ -50,6 +52,10 @@ IN_ORDER = (
     "batches are not in random order (domains or tasks in turn, a loader that does not shuffle), and each "
     "update is judged by the next batch as by a random one: shuffle all data together, or use "
     "SampledPathIntegral"
+)
+NOISE = (
+    "gradients of batches are noisy, which counts more the smaller the batches are and the less the loss has "
+    "changed: SampledPathIntegral(micro_batches=4) has error bars, and so has CrossFit(independent=True)"
 )
 OTHER_PIECES = (
     "micro-batches are not samples of one loss (a domain or task in each): mix all data in each, or use "
@@ -129,9 +135,11 @@ micro-batches, multiply the loss of each by its weight, or divide it by their nu
         epochs = _of_epochs(estimator, abs(total - change), abs(change), updates)
     else:
         epochs = _of_next_batch(supplied) if isinstance(estimator, NextBatch) else []
-    batches = _of_batches(estimator, supplied)
+    noise = [NOISE] if training and not getattr(estimator, "independent", False) else []
+    batches = [*_of_batches(estimator, supplied), *noise]
     if training and change and total / change > FAR_TOO_LARGE:
-        found = [*seen, *first, OTHER_LOSS, *factor, *batches, *order, *common, *epochs, *state]
+        plateau = noise if total / change > MANY_TIMES else []
+        found = [*seen, *first, *plateau, OTHER_LOSS, *factor, *batches, *order, *common, *epochs, *state]
     else:
         found = [*seen, *first, *epochs, *batches, *order, *common, *factor, *state]
     return list(dict.fromkeys(found))

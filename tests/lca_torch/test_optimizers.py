@@ -290,6 +290,23 @@ def test_a_subclass_that_makes_the_same_updates_is_as_its_base(kind, base, optio
     assert found == expected
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_a_rate_of_lower_precision_than_the_model_rounds_the_update(kind):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2).double()
+    x, y = torch.randn(24, 3, dtype=torch.float64), torch.arange(24) % 2
+    objective = Objective(model, nn.functional.cross_entropy, (x, y))
+    optimizer = kind(model.parameters(), lr=torch.tensor(0.01))
+    estimator = CrossFit(2, independent=True)
+    with Tracker(model, optimizer, objective, estimator, on_error="raise", check_every=None) as tracker:
+        for _ in range(5):
+            optimizer.zero_grad()
+            for (own, labels), weight in tracker.micro_batches((x, y), 2):
+                (weight * nn.functional.cross_entropy(model(own), labels)).backward()
+            optimizer.step()
+    assert tracker.summary()["train"]["steps"] == 4
+
+
 @pytest.mark.parametrize("kind", [Halves, Averages])
 def test_a_step_of_a_subclass_that_makes_other_updates_is_refused(kind):
     with pytest.raises(LCAError, match=rf"the update is off by .* from the one that {kind.__name__} makes"):

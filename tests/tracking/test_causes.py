@@ -70,6 +70,20 @@ def test_the_advice_is_that_which_the_settings_have_not_taken(estimator, given, 
     assert [part for part in not_given if part in text] == []
 
 
+def test_refined_samples_with_error_bars_name_the_gradient_before_the_steps():
+    bars = {"size": 8, "micro_batches": 4}
+    first = [likely_causes(SampledPathIntegral(**bars, refine=r), -2.0, -1.0)[0] for r in (0.03, None)]
+    assert first[0].startswith("the gradient of the measured loss is not its derivative")
+    assert first[1].startswith("steps are too large")
+
+
+@pytest.mark.parametrize("estimator", [SameBatch(), NextBatch(), LaggedCrossFit(), CrossFit(own_pass=True)])
+def test_the_noise_of_batches_is_a_cause_where_no_error_bars_know_it(estimator):
+    assert "gradients of batches are noisy" in "; ".join(likely_causes(estimator, -0.5, -1.0))
+    assert likely_causes(estimator, -5.2, -1.0)[0].startswith("gradients of batches are noisy")
+    assert "noisy" not in "; ".join(likely_causes(CrossFit(independent=True), -0.5, -1.0))
+
+
 IN_FIT = {
     "lagged": (LaggedCrossFit(), "batches come from shuffled epochs: pass epoch="),
     "lagged, with an epoch": (LaggedCrossFit(epoch=4), "an epoch has another number of updates than epoch=4"),
