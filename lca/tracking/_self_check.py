@@ -473,11 +473,11 @@ class _Account:
     def _message(self, change: float, last: int) -> str:
         margin = self.margin
         known = "no error bars" if isnan(margin) else f"95 % interval of the sum ± {margin:.3g}"
-        causes = "; ".join(self._likely(self._run.total, change))
+        causes = "".join(f"\n- {cause}" for cause in self._likely(self._run.total, change))
         return (
             f"the allocations of the loss {self._name!r} sum to {self._run.total:+.6g} over "
             f"{self.steps} steps up to step {last}, but the measured loss changed by "
-            f"{change:+.6g} ({known}). They are not corrected. Possible causes: {causes}."
+            f"{change:+.6g} ({known}). They are not corrected. Possible causes, the likeliest first:{causes}"
         )
 
 

@@ -119,7 +119,7 @@ def test_the_self_check_names_domains_in_micro_batches_first():
         accumulate(CrossFit(2), lambda i: [[0], [1]], updates=40, lr=2.0, check_every="doubling")
 
     *_, last = texts(run)
-    assert "Possible causes: micro-batches are not samples of one loss" in last
+    assert "the likeliest first:\n- micro-batches are not samples of one loss" in last
 
 
 @pytest.mark.parametrize("estimator", BY_NEXT.values(), ids=BY_NEXT)
@@ -144,7 +144,7 @@ def test_the_self_check_names_domains_in_turn_first():
         update_in_turn(NextBatch(RIGHT), lambda i: i % 2, lr=1.0, updates=40, check_every="doubling")
 
     *_, last = texts(run)
-    assert "Possible causes: batches are not in random order" in last
+    assert "the likeliest first:\n- batches are not in random order" in last
 
 
 def test_layers_that_are_frozen_in_turn_are_no_domains():
@@ -185,5 +185,5 @@ def test_the_self_check_names_a_loader_that_does_not_shuffle_first(options, name
                 optimizer.step()
 
     *_, last = texts(run)
-    first = last.partition("Possible causes: ")[2]
+    first = last.partition("the likeliest first:\n- ")[2]
     assert first.startswith("batches are not in random order") == named

@@ -423,7 +423,7 @@ def test_the_self_check_names_a_loader_that_does_not_shuffle_first(shuffle):
     with pytest.warns(LCAWarning, match=r"They are not corrected\.") as caught:
         fit(module(), callback, epochs=8, shuffle=shuffle)
     [said] = [str(one.message) for one in caught if "Possible causes" in str(one.message)][:1]
-    assert ("Possible causes: batches are not in random order" in said) != shuffle
+    assert ("the likeliest first:\n- batches are not in random order" in said) != shuffle
 
 
 def test_the_loggers_of_the_trainer_get_the_numbers():

@@ -115,7 +115,7 @@ def test_the_self_check_names_batches_that_repeat_or_have_another_size():
     batches = [run.data(batch) for batch in BATCHES]
     with pytest.warns(LCAWarning) as told:
         updates_from(lambda number: batches[number // 4], run, times=18)
-    assert "Possible causes: several updates are made from one batch" in str(told[-1].message)
+    assert "the likeliest first:\n- several updates are made from one batch" in str(told[-1].message)
 
     def contrasted(model, batch):
         z = nn.functional.normalize(model(batch[0]), dim=1)

@@ -211,18 +211,18 @@ def run(factor, tracker_type=FunctionalTracker, epoch=None):
 
 def test_a_forgotten_weight_is_named_in_the_warning():
     with pytest.warns(
-        LCAWarning, match="Possible causes: the sum is as if .* 2 times too large: if an update"
+        LCAWarning, match="the likeliest first:\n- the sum is as if .* 2 times too large: if an update"
     ):
         run(2.0)
 
 
 def test_a_tracker_tells_the_self_check_what_its_loop_supplies():
-    with pytest.warns(LCAWarning, match="Possible causes: another loss is trained"):
+    with pytest.warns(LCAWarning, match="the likeliest first:\n- another loss is trained"):
         run(2.0, WithoutPieces)
 
 
 def test_a_tracker_tells_the_self_check_how_long_an_epoch_is():
-    with pytest.warns(LCAWarning, match="Possible causes: shuffled epochs have more bias") as caught:
+    with pytest.warns(LCAWarning, match="the likeliest first:\n- shuffled epochs have more bias") as caught:
         run(0.7, epoch=6)
     [warning] = caught
     assert "another number" not in str(warning.message)
