@@ -34,8 +34,8 @@ OTHER_LOSS = (
 )
 OTHER_GRADIENT = (
     "the gradient of the measured loss is not its derivative (gradient reversal, straight-through "
-    "estimators, detached parts as in DoRA), so no estimator sums to the change: the residual of lca.Adaptive "
-    "shows how much is missing"
+    "estimators, detached parts as in DoRA), so no estimator sums to the change: the residual of "
+    "lca.Adaptive shows how much is missing"
 )
 OTHER_GRADIENTS = (
     "the loop changes gradients in a way that the estimator does not know (divides them by a loss scale of "
@@ -235,8 +235,13 @@ def _of_epochs(
 ) -> list[str]:
     """The order of shuffled epochs; first what has the size of this miss, without what is known not to be."""
     told = estimator.epoch
-    if told is None and getattr(estimator, "independent", False):
-        return ["batches are not drawn independently: omit independent=True, and pass epoch="]
+    if getattr(estimator, "independent", False):
+        afresh = "batches are not drawn independently: omit independent=True, and pass epoch="
+        within = (
+            "a batch is drawn without replacement: pass epoch= as well, all examples divided by those of an "
+            "update"
+        )
+        return [afresh] if told else [afresh, within]
     if told is None:
         number = f"epoch={updates}" if updates else "epoch="
         return [f"batches come from shuffled epochs: pass {number}, the updates in an epoch"]
