@@ -42,7 +42,8 @@ class LabelSpread:
     Of whole updates, χ² of labels against updates shows whether each has as many examples of a class as the
     others, which chance does not do. Without replacement, as in shuffled epochs, it is smaller by the factor
     ``(N - b)/(N - 1)`` at most, where an update has b of N examples. Counts are whole numbers, so each is
-    taken for the mean over numbers that differ from it by at most a half.
+    taken for the mean over numbers that differ from it by at most a half. A batch that comes again tells
+    nothing.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ class LabelSpread:
         self._to_numpy = to_numpy
         self.found, self.balanced, self.examples = "", False, 0
         self._sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-        self._updates: dict[int, list[Labels]] = defaultdict(list)  # by tensor
+        self._updates: dict[int, dict[bytes, Labels]] = defaultdict(dict)  # by tensor; each batch once
 
     def add(self, pieces: Sequence[Batch]) -> None:
         """The micro-batches of an update."""
@@ -98,10 +99,11 @@ class LabelSpread:
 
     def _compare_updates(self, which: int, labels: Labels) -> None:
         """Compare the classes of this update with those of others."""
-        updates = self._updates[which]
-        if not self.examples or self.balanced or len(updates) == MOST_UPDATES:
+        known = self._updates[which]
+        if not self.examples or self.balanced or len(known) == MOST_UPDATES or labels.tobytes() in known:
             return
-        updates.append(labels)
+        known[labels.tobytes()] = labels
+        updates = [*known.values()]
         part = (self.examples - max(map(len, updates))) / max(1, self.examples - 1)
         value, mean, variance = _spread(updates, cells=1 / 12)
         of_pieces, usual, _ = self._sums[which]

@@ -31,7 +31,16 @@ ADVICE = {
         ["another number of updates than epoch=20; shuffled epochs have more bias"],
         ["pass epoch=", "as a rule"],
     ),
-    "independent": (CrossFit(independent=True), ["omit independent=True"], ["shuffled"]),
+    "independent": (
+        CrossFit(independent=True),
+        ["omit independent=True, and pass epoch=; a batch is drawn without replacement: pass epoch= as well"],
+        ["shuffled"],
+    ),
+    "without replacement": (
+        CrossFit(independent=True, epoch=2.5),
+        ["omit independent=True"],
+        ["shuffled", "without replacement", "2.5"],
+    ),
     "own pass": (CrossFit(own_pass=True), ["are not in random order"], ["samples of one loss"]),
     "one end": (
         CrossFit(rule=lca.LEFT),
