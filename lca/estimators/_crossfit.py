@@ -56,12 +56,13 @@ class CrossFit:
         batch is never followed by itself: exactly for plain SGD where all examples have the same curvature.
         The bias from the earlier batches of the epoch remains.
 
-        With ``independent``: the number N of examples divided by those of an update, b, where every batch is
-        drawn afresh and holds no example twice. ``epoch`` need not be whole there, and is 1 for full batches.
-        Two micro-batches then have the covariance ``-S/(N - 1)`` (S that of an example), so the left end is
-        too small by b/N of what a batch adds to its own update; the next batch may hold the same examples,
-        so the right end is not. So the correction is half as large, ``(1/2epoch) (g_{B_t}(θ_t) ∘ Δ_t - L)``,
-        and no bias remains for SGD. With full batches the values are those of the trapezoid on all data.
+        With ``independent``, for batches that are drawn afresh from all data, but hold no example twice: N/b,
+        for b of N examples in an update. It need not be a whole number, and is 1 for full batches. Gradients
+        of two micro-batches have the covariance ``-S/(N - 1)`` there, if S is that of the gradients of
+        single examples. So the left end is too small by b/N of what the batch adds to it, the mean of
+        ``g_{B_t}(θ_t) ∘ Δ_t - L``. The next batch may hold the same examples, so the right end is not too
+        small. Half of the correction is left, ``(1/(2 epoch)) (g_{B_t}(θ_t) ∘ Δ_t - L)``, and for SGD no bias
+        remains. With full batches the values are those of the trapezoid on all data.
     own_pass
         The loop takes one gradient g for each batch and does not split it. The tracker, which must know the
         batch, takes the gradient g_a of its first half, and the second half's follows as

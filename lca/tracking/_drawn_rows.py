@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import poisson
 
-from lca.frameworks import tensors_in
+from lca.frameworks import examples_in, tensors_in
 from lca.frameworks._data import Rows
 from lca.frameworks._trees import is_rows
 from lca.objective import Batch
@@ -65,6 +65,7 @@ class DrawnRows:
         self.seeks_repeats = self.full = self.distinct = False
         self.drawn = 0
         self._updates: list[list[Numbers]] = []
+        self._expected, self._found = 0.0, 0  # repeats in these
         self._data: Numbers | None = None
 
     def add(self, pieces: Sequence[Batch]) -> None:
@@ -72,30 +73,41 @@ class DrawnRows:
         data = self.measured
         if data is None or not all(map(is_rows, pieces)):
             return
-        numbers = [self._numbers(piece) for piece in pieces]
-        size = sum(map(len, numbers))
+        size = sum(map(examples_in, pieces))
         self.drawn = max(self.drawn, size)
-        if size == len(data):
-            self.full = np.array_equal(np.sort(np.concatenate(numbers)), np.sort(self._all(data)))
-        if self.full or size > len(data) or not (self.seeks_repeats or size < len(data)):
+        try:
+            if size == len(data):
+                self._look_at_full_batch(pieces, data)
+            elif self.seeks_repeats and size < len(data):
+                self._count_repeats(pieces, data)
+            else:
+                self._end()
+        except (TypeError, ValueError):  # what is no number, as a string
             self._end()
-        elif self.seeks_repeats:
-            self._updates.append(numbers)
-            self._judge(data)
 
-    def _judge(self, data: Rows) -> None:
-        """Look at the data themselves only if there are too few repeats."""
-        expected, found = _repeats(self._updates, len(data))
-        if poisson.cdf(found, expected) < RARE:
+    def _look_at_full_batch(self, pieces: Sequence[Batch], data: Rows) -> None:
+        rows = np.concatenate([self._numbers(piece) for piece in pieces])
+        self.full = np.array_equal(np.sort(rows), np.sort(self._all(data)))
+        if self.full or not self.seeks_repeats:
+            self._end()
+        else:
+            self._count_repeats(pieces, data)
+
+    def _count_repeats(self, pieces: Sequence[Batch], data: Rows) -> None:
+        """Count those of an update; look at the data themselves only if there are too few in all."""
+        self._updates.append([self._numbers(piece) for piece in pieces])
+        expected, found = _repeats(self._updates[-1:], len(data))
+        self._expected, self._found = self._expected + expected, self._found + found
+        if poisson.cdf(self._found, self._expected) < RARE:
             rows, counts = np.unique(self._all(data), return_counts=True)
             if not all(np.isin(piece, rows).all() for pieces in self._updates for piece in pieces):
                 self._end()  # other data, or augmented ones
                 return
             single = rows[counts == 1]
             counted = [[piece[np.isin(piece, single)] for piece in pieces] for pieces in self._updates]
-            own_expected, own_found = _repeats(counted, max(1, len(single)))
-            self.distinct = bool(poisson.cdf(own_found, own_expected) < RARE)
-        if self.distinct or expected > ENOUGH:
+            expected, found = _repeats(counted, max(1, len(single)))
+            self.distinct = bool(poisson.cdf(found, expected) < RARE)
+        if self.distinct or self._expected > ENOUGH:
             self._end()
 
     def _end(self) -> None:
@@ -115,6 +127,8 @@ class DrawnRows:
 
 def _columns(array: np.ndarray) -> np.ndarray:
     """Some entries of each row (n, k) in float32, in which the same examples may be trained and measured."""
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{array.dtype} holds no real numbers.")
     flat = array.reshape(len(array), -1)
     chosen = np.unique(np.linspace(0, max(0, flat.shape[1] - 1), _COLUMNS).astype(int))
     with np.errstate(over="ignore"):

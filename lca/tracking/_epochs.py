@@ -35,6 +35,9 @@ class EpochLength:
     >>> length.end(steps=49)  # the last batch was dropped; of 25 it would warn
     >>> length.updates
     49
+    >>> length = EpochLength(CrossFit(independent=True, epoch=50))  # a batch has 1/50 of the data
+    >>> length.begin(steps=0)
+    >>> length.end(steps=25)
     """
 
     def __init__(self, estimator: Estimator | None) -> None:

@@ -197,7 +197,7 @@ class LoopCheck:
         self._mixes = {"next_batch", "next_gradient"} <= {*session.required_fields} and not shared
         self._updates = 0
         self._told: set[Finding] = set()
-        self._begin_with_examples()
+        self._begin_with_examples(shared=shared)
         self._examples = self._largest = 0  # in an update, and in one of its micro-batches, as far as known
 
     @property
@@ -205,14 +205,14 @@ class LoopCheck:
         """Whether the update after this one is looked at closely."""
         return doubles(self._updates + 1)
 
-    def _begin_with_examples(self) -> None:
+    def _begin_with_examples(self, *, shared: bool) -> None:
         """Let the context compare the examples of batches with the measured ones, if these are known."""
         estimator, own = self._session.estimator, self._measured[0] if self._measured else None
         data = None if own is None else own._data
         if isinstance(estimator, CrossFit) and isinstance(data, Rows):
             context, (independent, epoch) = self._context, (estimator.independent, estimator.epoch)
             context.spread.examples = len(data)
-            context.drawn.measured = None if independent and epoch == 1 else data
+            context.drawn.measured = None if shared or (independent and epoch == 1) else data
             context.drawn.seeks_repeats = independent and epoch is None
 
     def look_at_loader(self, loader: object) -> None:

@@ -59,9 +59,20 @@ def test_a_full_batch_is_found_in_any_order(seeks):
         {"of": lambda index: (X[index] + RNG.normal(size=(len(index), 1)), Y[index])},
         {"of": lambda index: (X[index], Y[index], index)},
         {"of": lambda index: [("text", 1)]},
+        {"of": lambda index: (X[index].astype(str), Y[index])},
+        {"of": lambda index: (X[index].astype(complex), Y[index])},
         {"seeks": False},
     ],
-    ids=["more data are trained", "other data", "augmented", "with their numbers", "no rows", "not sought"],
+    ids=[
+        "more data are trained",
+        "other data",
+        "augmented",
+        "with their numbers",
+        "no rows",
+        "text",
+        "complex",
+        "not sought",
+    ],
 )
 def test_nothing_is_found_where_rows_are_not_those_of_the_data(options):
     assert not after(without, **options).distinct
