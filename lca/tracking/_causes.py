@@ -236,12 +236,12 @@ def _of_epochs(
     """The order of shuffled epochs; first what has the size of this miss, without what is known not to be."""
     told = estimator.epoch
     if getattr(estimator, "independent", False):
-        afresh = "batches are not drawn independently: omit independent=True, and pass epoch="
+        afresh = "batches come from epochs: omit independent=True, and pass the updates of one as epoch="
         within = (
             "a batch is drawn without replacement: pass epoch= as well, all examples divided by those of an "
             "update"
         )
-        return [afresh] if told else [afresh, within]
+        return [afresh, within] if told is None else [afresh] * (told > 1)  # 1: full batches
     if told is None:
         number = f"epoch={updates}" if updates else "epoch="
         return [f"batches come from shuffled epochs: pass {number}, the updates in an epoch"]

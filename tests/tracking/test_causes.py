@@ -33,8 +33,15 @@ ADVICE = {
     ),
     "independent": (
         CrossFit(independent=True),
-        ["omit independent=True, and pass epoch=; a batch is drawn without replacement: pass epoch= as well"],
+        [
+            "omit independent=True, and pass the updates of one as epoch=; a batch is drawn without replacement: pass epoch= as well"
+        ],
         ["shuffled"],
+    ),
+    "full batches": (
+        CrossFit(independent=True, epoch=1),
+        ["steps are too large for the rule"],
+        ["independent", "shuffled", "epoch="],
     ),
     "without replacement": (
         CrossFit(independent=True, epoch=2.5),
