@@ -34,7 +34,8 @@ ADVICE = {
     "independent": (
         CrossFit(independent=True),
         [
-            "omit independent=True, and pass the updates of one as epoch=; a batch is drawn without replacement: pass epoch= as well"
+            "omit independent=True, and pass the updates of one as epoch=; a batch is drawn without "
+            "replacement: pass epoch= as well"
         ],
         ["shuffled"],
     ),
