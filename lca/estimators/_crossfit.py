@@ -92,7 +92,8 @@ class CrossFit:
     *Batches without replacement.* They are less noisy: the variance of ε̄ is ``f = 1 - 1/epoch`` times that
     of independent examples, which the spread of g_m shows. The left end is ``f L + (1 - f) g_{B_t} ∘ Δ_t``,
     in which the second term is f times as large. So the spreads are multiplied by ``√f``, and what is made of
-    contrasts by f.
+    contrasts by f. Where errors are not normal, as those of 8 examples in all, variances were 10 % too small
+    to 20 % too large.
 
     *Micro-batches of different sizes.* Let ``Σ w_m = 1`` and the variance of ε_m be ``S/w_m``, as that of a
     mean over examples. Then ``Σ w_m² (g_m - ḡ)²``, whose mean is ``(1 - Σ w_m²) S``, takes the place of the

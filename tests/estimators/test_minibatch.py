@@ -362,7 +362,7 @@ def test_sums_are_too_small_with_shuffled_epochs_and_right_with_independent_batc
         NextBatch(),
         CrossFit(),
         CrossFit(independent=True),
-        *(CrossFit(m, independent=True, epoch=epoch) for m, epoch in ((2, 1), (2, 1.5), (2, 5), (3, 2))),
+        *(CrossFit(m, independent=True, epoch=epoch) for m, epoch in ((2, 1), (2, 2.5), (2, 5), (3, 4))),
     ],
     samples=20 if NIGHTLY else 5,
 )
