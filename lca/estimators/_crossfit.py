@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import Any, ClassVar, Self
 
 from lca._micro_batches import mean_gradient
@@ -42,7 +42,8 @@ class CrossFit:
     rule
         ``TRAPEZOID`` or ``LEFT``.
     independent
-        Declares that training draws every batch independently of the others. Only then are the errors of
+        Declares that training draws every batch independently of the others, and the examples of a batch
+        with replacement; without replacement pass ``epoch``, too. Only then are the errors of
         different batches independent, the values unbiased, and error bars (of the trapezoid) available. The
         bars take the weights of micro-batches for numbers of independent examples. Weights that depend on the
         examples, such as tokens, make the gradient of a batch a ratio of two sums, which is biased; the more
@@ -54,6 +55,14 @@ class CrossFit:
         where L is the value of ``LEFT``, gives them this part. It removes the bias that arises because a
         batch is never followed by itself: exactly for plain SGD where all examples have the same curvature.
         The bias from the earlier batches of the epoch remains.
+
+        With ``independent``, for batches that are drawn afresh from all data, but hold no example twice: N/b,
+        for b of N examples in an update. It need not be a whole number, and is 1 for full batches. Gradients
+        of two micro-batches have the covariance ``-S/(N - 1)`` there, if S is that of the gradients of
+        single examples. So the left end is too small by b/N of what the batch adds to it, the mean of
+        ``g_{B_t}(θ_t) ∘ Δ_t - L``. The next batch may hold the same examples, so the right end is not too
+        small. Half of the correction is left, ``(1/(2 epoch)) (g_{B_t}(θ_t) ∘ Δ_t - L)``, and for SGD no bias
+        remains. With full batches the values are those of the trapezoid on all data.
     own_pass
         The loop takes one gradient g for each batch and does not split it. The tracker, which must know the
         batch, takes the gradient g_a of its first half, and the second half's follows as
@@ -80,6 +89,12 @@ class CrossFit:
     are independent: ``E (h_{t+1}·J h_t)² = T``, with ``J h_t`` from the difference of two leave-one-out
     updates. `StepAllocation.replicates` holds these spreads; their mean is 0 or biased and has no meaning.
 
+    *Batches without replacement.* They are less noisy: the variance of ε̄ is ``f = 1 - 1/epoch`` times that
+    of independent examples, which the spread of g_m shows. The left end is ``f L + (1 - f) g_{B_t} ∘ Δ_t``,
+    in which the second term is f times as large. So the spreads are multiplied by ``√f``, and what is made of
+    contrasts by f. Where errors are not normal, as those of 8 examples in all, variances were 10 % too small
+    to 20 % too large.
+
     *Micro-batches of different sizes.* Let ``Σ w_m = 1`` and the variance of ε_m be ``S/w_m``, as that of a
     mean over examples. Then ``Σ w_m² (g_m - ḡ)²``, whose mean is ``(1 - Σ w_m²) S``, takes the place of the
     spread of g_m, as for a ratio of means. With ``r_m = w_m/(1 - w_m)``, ``R = Σ r_m`` and ``Q = Σ r_m²``,
@@ -90,10 +105,13 @@ class CrossFit:
     *The order of examples.* Micro-batches are pieces of a batch as it is. If it is sorted by class, or its
     halves are two views of the same examples, they are no independent samples, and the values are wrong, even
     in sign. If each is of a domain or task of its own, they sample other losses: with two, what belongs to
-    one of them (an adapter, a head) gets half of its values. The next batch must be a random sample, too
-    (`NextBatch`). Trackers compare the labels of micro-batches now and then, where there are any, and the
-    parameters of which micro-batches and updates have gradients, and warn. Domains that share all parameters
-    show in nothing but labels.
+    one of them (an adapter, a head) gets half of its values. If every batch has as many examples of each
+    class, one micro-batch has what the others lack, and sums are too small, with SGD by tens of per cent;
+    `NextBatch` does not split batches. The next batch must be a random sample, too (`NextBatch`). Trackers
+    compare the labels of micro-batches and of batches now and then, where there are any, and the parameters
+    of which micro-batches and updates have gradients, and warn. They warn, too, where the rows of batches
+    show full batches, or ``independent`` ones without replacement. Domains that share all parameters show in
+    nothing but labels.
 
     Raises
     ------
@@ -121,7 +139,7 @@ class CrossFit:
     micro_batches: int = 2
     rule: QuadratureRule = TRAPEZOID
     independent: bool = False
-    epoch: int | None = None
+    epoch: float | None = None
     own_pass: bool = False
     target: ClassVar[str] = "batch"
     vectors: ClassVar[int] = 4
@@ -156,18 +174,26 @@ class CrossFit:
                 f"own_pass=True splits a batch into two halves, so micro_batches must be 2, got "
                 f"{self.micro_batches}."
             )
-        if self.epoch is not None and (not isinstance(self.epoch, int) or self.epoch < 2):
-            raise LCAError(f"epoch must be a whole number of batches ≥ 2, got {self.epoch!r}.")
-        if self.epoch is not None and self.independent:
+        self._check_epoch()
+
+    def _check_epoch(self) -> None:
+        if self.epoch is None:
+            return
+        if not self.independent and (not isinstance(self.epoch, int) or self.epoch < 2):
             raise LCAError(
-                "batches come either from shuffled epochs or from independent draws; pass epoch or "
-                "independent=True, not both."
+                f"epoch must be a whole number of batches ≥ 2, got {self.epoch!r}. Where each update is made "
+                "from all examples, use CrossFit(independent=True, epoch=1)."
+            )
+        if not isinstance(self.epoch, int | float) or not 1 <= self.epoch < inf:
+            raise LCAError(
+                "with independent=True, epoch is the number of examples divided by those of an update, a "
+                f"number ≥ 1, got {self.epoch!r}."
             )
 
     @property
     def unbiased(self) -> bool:
-        """Over independent batches whose weights do not depend on the examples, unless ``epoch`` is given."""
-        return self.epoch is None
+        """Over independent batches whose weights do not depend on the examples; not with epochs."""
+        return self.independent or self.epoch is None
 
     @property
     def degree(self) -> int:
@@ -183,8 +209,10 @@ class CrossFit:
     def bias(self) -> str:
         """The remaining bias in words."""
         left = "error of the rule, O(1/M) with Adam"
+        if self.rule == LEFT or (self.independent and self.epoch):
+            return left
         dealt = "a few % small in shuffled epochs" if self.epoch is None else "the part of earlier batches"
-        return left if self.rule == LEFT else f"{left}; {dealt}"
+        return f"{left}; {dealt}"
 
     @property
     def required_fields(self) -> tuple[str, ...]:
@@ -208,6 +236,7 @@ class CrossFit:
         moved, checked = Moved(objective), self._checker()
         left, right = (1.0, 0.0) if self.rule == LEFT else TRAPEZOID.weights
         own, cost = 1 / self.epoch if self.epoch else 0.0, self.cost
+        own *= left if self.independent else left + right  # the ends that batches without replacement bias
 
         def allocate_step(step: Step) -> StepAllocation:
             checked(step)
@@ -260,27 +289,33 @@ class CrossFit:
     def _replicates(self, step: Step, left: float, right: float) -> Mapping[float, Sequence[Vector]]:
         """Vectors that spread as the values do, by node; see the notes of the class."""
         now, after = getattr(step, self._parts), getattr(step, f"next_{self._parts}")
+        less = 1 - 1 / self.epoch if self.epoch else 1.0  # the variance of the mean without replacement
         replicates: dict[float, Sequence[Vector]] = {
-            step.index: NodeReplicates(step, [(left, _spread(now))]),
-            step.index + 0.5: _Crossed(step, now, after, left),
+            step.index: NodeReplicates(step, [(left, _spread(now, less))]),
+            step.index + 0.5: _Crossed(step, now, after, left * less),
         }
         if right:
-            replicates[step.index + 1] = NodeReplicates(step, [(right, _spread(after))])
+            replicates[step.index + 1] = NodeReplicates(step, [(right, _spread(after, less))])
         return replicates
 
 
-def _spread(parts: Sequence[MicroBatch]) -> Sequence[Vector]:
-    """Vectors whose spread gives the variance of ``Σ_m w_m g_m``: the g_m, if all weigh the same."""
-    return [part.gradient for part in parts] if _weigh_the_same(parts) else _Deviations(parts)
+def _spread(parts: Sequence[MicroBatch], less: float) -> Sequence[Vector]:
+    """Vectors whose spread gives the variance of ``Σ_m w_m g_m``: the g_m, if all weigh the same.
+
+    Without replacement the variance is ``less`` times that of draws with replacement.
+    """
+    if less == 1 and _weigh_the_same(parts):
+        return [part.gradient for part in parts]
+    return _Deviations(parts, less)
 
 
 class _Deviations(Sequence[Vector]):
-    """``c w_m (g_m - ḡ)`` (K,) for each m, formed on demand; see the notes of `CrossFit`."""
+    """``ḡ + √less c w_m (g_m - ḡ)`` (K,) for each m, formed on demand; see the notes of `CrossFit`."""
 
-    def __init__(self, parts: Sequence[MicroBatch]) -> None:
+    def __init__(self, parts: Sequence[MicroBatch], less: float) -> None:
         m, weights, self._gradients = len(parts), _fractions(parts), [part.gradient for part in parts]
         self._mean = mean_gradient(self._gradients, weights, range(m))
-        c = sqrt(m * (m - 1) / (1 - sum(w * w for w in weights)))
+        c = sqrt(less * m * (m - 1) / (1 - sum(w * w for w in weights)))
         self._factors = [c * w for w in weights]
 
     def __len__(self) -> int:
@@ -289,7 +324,7 @@ class _Deviations(Sequence[Vector]):
     def __getitem__(self, j):  # type: ignore[no-untyped-def]
         if isinstance(j, slice):
             return [self[i] for i in range(*j.indices(len(self)))]
-        return self._factors[j] * (self._gradients[j] - self._mean)
+        return self._factors[j] * (self._gradients[j] - self._mean) + self._mean
 
 
 class _Crossed(Sequence[Vector]):

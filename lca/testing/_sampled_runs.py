@@ -165,9 +165,13 @@ class SampledRidges:
 def training_run(
     objective: SampledRidges, estimator: StochasticEstimator, rng: np.random.Generator, *, steps: int = STEPS
 ) -> Iterator[Step]:
-    """SGD with momentum on small batches, drawn independently; steps have the fields that are required."""
-    wanted = set(estimator.required_fields)
-    for step in with_next(_every_field(objective, micro_batches_of(estimator), rng, steps + 1)):
+    """SGD with momentum on small batches, drawn independently; steps have the fields that are required.
+
+    The examples of a batch are drawn with replacement, unless the estimator states that they are not.
+    """
+    wanted, replacement = set(estimator.required_fields), _batches_in_data(estimator) is None
+    every = _every_field(objective, micro_batches_of(estimator), rng, steps + 1, replacement=replacement)
+    for step in with_next(every):
         names = ("batch", "gradient", "micro_batches", "scores", "update_slope")
         fields = {name: getattr(step, name) for name in names if name in wanted}
         fields |= {f"next_{n}": getattr(step, f"next_{n}") for n in names[:3] if f"next_{n}" in wanted}
@@ -175,13 +179,14 @@ def training_run(
 
 
 def _every_field(
-    objective: SampledRidges, parts: int, rng: np.random.Generator, steps: int
+    objective: SampledRidges, parts: int, rng: np.random.Generator, steps: int, *, replacement: bool
 ) -> Iterator[Step]:
     theta, sgd = rng.normal(1.0, 0.3, size=objective.layout.size), SGD(0.05, momentum=0.5)
     state = sgd.init(theta)
     for index in range(steps):
         # Drawn by weight, as the loss of a batch is the plain mean of its examples.
-        examples = rng.choice(objective.n_examples, size=batch_size(parts), p=objective.share)
+        share = objective.share if replacement else None
+        examples = rng.choice(objective.n_examples, batch_size(parts), replacement, share)
         batch, counts = objective.batch(examples), dict(objective.counts)
         fields: dict[str, Any] = {"scores": ExampleScores(examples, objective.scores(theta, batch))}
         pieces = [objective.batch(piece) for piece in np.split(examples, _uneven_cuts(parts))]
@@ -195,6 +200,17 @@ def _every_field(
         state, delta = sgd.update(state, grad, theta)
         yield Step(theta, theta + delta, index, batch, gradient=grad, **fields)
         theta = theta + delta
+
+
+def _batches_in_data(estimator: StochasticEstimator) -> float | None:
+    """How many batches the data make, for an estimator on independent batches without replacement."""
+    return getattr(estimator, "epoch", None) if getattr(estimator, "independent", False) else None
+
+
+def _of_size(objective: SampledRidges, n: int) -> SampledRidges:
+    """The same without weights, on n examples; some of them are equal if there were fewer."""
+    rows = np.resize(np.arange(objective.n_examples), n)
+    return replace(objective, slopes=objective.slopes[rows], heights=objective.heights[rows], weight=None)
 
 
 def _uneven_cuts(parts: int) -> list[int]:
@@ -237,7 +253,9 @@ def errors_of_runs(
     steps: int = STEPS,
 ) -> Errors:
     """The errors of ``runs`` independent runs of so many steps, all on one problem that ``make`` draws."""
-    objective = make(estimator.degree, kit_rng(seed, 0))
+    objective, batches = make(estimator.degree, kit_rng(seed, 0)), _batches_in_data(estimator)
+    if batches is not None:
+        objective = _of_size(objective, round(batches * batch_size(micro_batches_of(estimator))))
 
     def one_run(run: int) -> "_OneRun":
         trained = training_run(objective, estimator, kit_rng(seed, 1, run), steps=steps)

@@ -243,8 +243,13 @@ def _of_epochs(
 ) -> list[str]:
     """The order of shuffled epochs; first what has the size of this miss, without what is known not to be."""
     told = estimator.epoch
-    if told is None and getattr(estimator, "independent", False):
-        return ["batches are not drawn independently: omit independent=True, and pass epoch="]
+    if getattr(estimator, "independent", False):
+        afresh = "batches come from epochs: omit independent=True, and pass the updates of one as epoch="
+        within = (
+            "a batch is drawn without replacement: pass epoch= as well, all examples divided by those of an "
+            "update"
+        )
+        return [afresh, within] if told is None else [afresh] * (told > 1)  # 1: full batches
     if told is None:
         number = f"epoch={updates}" if updates else "epoch="
         return [f"batches come from shuffled epochs: pass {number}, the updates in an epoch"]

@@ -19,6 +19,7 @@ from lca.tolerances import halved, summed
 from lca.tracking._accumulation import Accumulation
 from lca.tracking._clipping import NO_MULTIPLE, Clipping, clipped_without, multiple_of, only_clipped
 from lca.tracking._contents import BatchContents
+from lca.tracking._drawn_rows import DrawnRows
 from lca.tracking._label_spread import LabelSpread
 from lca.tracking._reached import ReachedSets
 from lca.tracking._scores import check_classes, check_logits
@@ -85,7 +86,10 @@ class LoopContext(ABC):
     seen
         How often updates are made from the batch of the update before.
     spread
-        Whether the examples of an update are spread over its micro-batches by chance.
+        Whether the examples of an update are spread over its micro-batches, and classes over updates, by
+        chance.
+    drawn
+        Whether the micro-batches of an update share examples, as draws with replacement do.
     reached
         Whether micro-batches or updates are of domains or tasks that take turns.
     of_all
@@ -102,6 +106,7 @@ class LoopContext(ABC):
         self.weight_of: Callable[[Batch], float] | None = None
         self.seen = SeenBatches(self._version_of)
         self.spread = LabelSpread(self._to_numpy)
+        self.drawn = DrawnRows(self._to_numpy)
         self.reached = ReachedSets()
         self.of_all: Callable[[Sequence[float]], list[Sequence[float]]] = lambda own: [own]
         # Of the update under way:
@@ -378,7 +383,7 @@ class LoopContext(ABC):
         return len(weights) <= 1 and of_one_size(self._batches)
 
     def _look_at_pieces(self) -> None:
-        """Now and then, compare the labels of the micro-batches of this update."""
+        """Now and then, compare the labels and rows of the micro-batches of this update."""
         self._split += 1
         if thins_out(self._split):
             pieces = self._batches
@@ -387,7 +392,11 @@ class LoopContext(ABC):
                 pieces = [
                     self._rows(batch, *cut) for cut in cuts_of(self._count_examples(batch), self._parts)
                 ]
-            self.spread.add(pieces)
+            self._look_at_examples(pieces)
+
+    def _look_at_examples(self, pieces: Sequence[Batch]) -> None:
+        self.spread.add(pieces)
+        self.drawn.add(pieces)
 
     def _micro_batches(self, scale: float, norm: float, max_norm: float | None) -> Sequence[MicroBatch]:
         """The micro-batches of a gradient of this norm, clipped to ``max_norm``.
@@ -419,7 +428,7 @@ class LoopContext(ABC):
         cut = total - total // 2
         halves = self._rows(batch, 0, cut), self._rows(batch, cut, total)
         if thins_out(self._halved + 1):
-            self.spread.add(halves)
+            self._look_at_examples(halves)
         own: Sequence[float] = [cut, total - cut]
         if self.weight_of is not None and total > 1:
             own = [*map(self.weight_of, halves)]

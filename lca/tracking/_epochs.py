@@ -15,7 +15,7 @@ class EpochLength:
     Parameters
     ----------
     estimator
-        That of the run; without an ``epoch`` there is no warning.
+        That of the run; without the ``epoch`` of shuffled data there is no warning.
 
     Attributes
     ----------
@@ -35,10 +35,15 @@ class EpochLength:
     >>> length.end(steps=49)  # the last batch was dropped; of 25 it would warn
     >>> length.updates
     49
+    >>> length = EpochLength(CrossFit(independent=True, epoch=50))  # a batch has 1/50 of the data
+    >>> length.begin(steps=0)
+    >>> length.end(steps=25)
     """
 
     def __init__(self, estimator: Estimator | None) -> None:
         self._name, self._told = type(estimator).__name__, getattr(estimator, "epoch", None)
+        if getattr(estimator, "independent", False):  # `epoch` is a part of the data there
+            self._told = None
         self._begun: int | None = None
         self._part = False  # whether the epoch under way may be the rest of one
         self.updates: int | None = None
@@ -66,7 +71,7 @@ class EpochLength:
         self._told = None
 
 
-def is_near(made: int, told: int) -> bool:
+def is_near(made: int, told: float) -> bool:
     """Whether an epoch of ``made`` updates may be meant by ``epoch=told``.
 
     >>> is_near(49, 50), is_near(25, 50)

@@ -11,7 +11,9 @@ from lca._listing import listed
 from lca._schedules import doubles
 from lca.arrays import Vector
 from lca.errors import LCAError, LCAWarning
+from lca.estimators import CrossFit
 from lca.frameworks import ModelObjective
+from lca.frameworks._data import Rows
 from lca.objective import Objective, evaluate, leaves
 from lca.tracking._causes import (
     IN_ORDER,
@@ -80,6 +82,29 @@ PIECES = Finding(
     "{estimator} takes the micro-batches of an update for independent samples of the data; otherwise its "
     "values are wrong, even in sign. Here {names}.",
     cause="{names}",
+)
+BALANCED = Finding(
+    "{names} of a batch are nearly the same in all batches, as where each is balanced over classes. What one "
+    "micro-batch has of a class the others then lack, and the sums of {estimator} are too small, with SGD by "
+    "tens of per cent. Use lca.estimators.NextBatch, which does not split batches, or draw examples whatever "
+    "their class.",
+    cause="batches are balanced over classes, so that one micro-batch has what the others lack: use "
+    "NextBatch, or draw examples whatever their class",
+)
+WITHOUT_REPLACEMENT = Finding(
+    "the micro-batches of an update share no example, so batches are drawn without replacement, and one "
+    "micro-batch has what the others lack. {estimator} with independent=True and no epoch= takes them for "
+    "draws with replacement: sums are too small, by tens of per cent where the noise of a batch is large. If "
+    "every batch is drawn afresh from all data, pass epoch={names} as well, the examples divided by those of "
+    "an update. If batches come from shuffled epochs, pass epoch= without independent=True.",
+    cause="batches are drawn without replacement: pass epoch={names} with independent=True, or, if they come "
+    "from shuffled epochs, epoch= without it",
+)
+FULL_BATCH = Finding(
+    "each update is made from all {names} examples, so one micro-batch has what the others lack, and the "
+    "sums of {estimator} are too small. Pass independent=True and epoch=1: the values are then those of the "
+    "rule on all data.",
+    cause="each update is made from all examples: pass independent=True and epoch=1",
 )
 DOMAINS = Finding(
     "{names} of an update have gradients for different parameters, which repeat from update to update, as "
@@ -172,12 +197,23 @@ class LoopCheck:
         self._mixes = {"next_batch", "next_gradient"} <= {*session.required_fields} and not shared
         self._updates = 0
         self._told: set[Finding] = set()
+        self._begin_with_examples(shared=shared)
         self._examples = self._largest = 0  # in an update, and in one of its micro-batches, as far as known
 
     @property
     def looks_at_next(self) -> bool:
         """Whether the update after this one is looked at closely."""
         return doubles(self._updates + 1)
+
+    def _begin_with_examples(self, *, shared: bool) -> None:
+        """Let the context compare the examples of batches with the measured ones, if these are known."""
+        estimator, own = self._session.estimator, self._measured[0] if self._measured else None
+        data = None if own is None else own._data
+        if isinstance(estimator, CrossFit) and isinstance(data, Rows):
+            context, (independent, epoch) = self._context, (estimator.independent, estimator.epoch)
+            context.spread.examples = len(data)
+            context.drawn.measured = None if shared or (independent and epoch == 1) else data
+            context.drawn.seeks_repeats = independent and epoch is None
 
     def look_at_loader(self, loader: object) -> None:
         """Note, for the self-check, a loader of training that yields its batches in a fixed order."""
@@ -206,6 +242,12 @@ class LoopCheck:
         own, by_next = self._context, self._judges_by_next
         if own.spread.found:
             yield PIECES, own.spread.found
+        if own.spread.balanced:
+            yield BALANCED, "the numbers of examples of each class"
+        if own.drawn.full:
+            yield FULL_BATCH, f"{own.drawn.drawn:,}"
+        if own.drawn.distinct:
+            yield WITHOUT_REPLACEMENT, f"{own.spread.examples}/{own.drawn.drawn}"
         if own.take_turns and not by_next:  # what judges by the next update skips such steps
             yield OPTIMIZERS, "the optimizers"
         if own.reached.differ_in_update and self._needs_pieces:

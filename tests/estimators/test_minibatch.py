@@ -166,11 +166,50 @@ def test_an_epoch_is_some_batches_and_not_independent_draws():
     for epoch in (0, 1, -4, 2.5, "40"):
         with pytest.raises(LCAError, match="epoch must be a whole number of batches ≥ 2"):
             CrossFit(epoch=epoch)
-    with pytest.raises(LCAError, match="not both"):
-        CrossFit(independent=True, epoch=40)
+    for epoch in (0, 0.5, -4, np.nan, np.inf, "40"):
+        with pytest.raises(LCAError, match="divided by those of an update, a number ≥ 1"):
+            CrossFit(independent=True, epoch=epoch)
     assert CrossFit().unbiased
+    assert CrossFit(independent=True, epoch=np.float64(2.5)).unbiased
     assert not CrossFit(epoch=40).unbiased
     assert "gradient" in CrossFit(epoch=40).required_fields
+
+
+@pytest.mark.parametrize(
+    ("sizes", "examples"), [((1, 1), 2), ((1, 1), 5), ((1, 1, 1), 4), ((1, 2), 4), ((2, 2), 4)]
+)
+def test_independent_batches_without_replacement_are_right_in_the_mean_over_all_of_them(sizes, examples):
+    """Examples of one curvature; all ways to draw two batches, and full batches."""
+    data, (curvature, theta) = RNG.normal(size=(examples, 4)), RNG.uniform(1, 2, size=(2, 4))
+    sgd, objective, b, m = SGD(0.3), bowl(4), sum(sizes), len(sizes)
+    cuts, weights = np.cumsum(sizes)[:-1], np.array(sizes) / b
+
+    def parts_at(theta, batch):
+        grads = [curvature * (theta - piece.mean(axis=0)) for piece in np.split(data[list(batch)], cuts)]
+        updates = leave_one_out(sgd, sgd.init(theta), grads, theta, sizes=sizes)
+        return np.average(grads, axis=0, weights=weights), tuple(map(MicroBatch, grads, updates, sizes))
+
+    drawn, plain, truth = [], [], []
+    for batch in itertools.permutations(range(examples), b):
+        mean, parts = parts_at(theta, batch)
+        end = theta - 0.3 * mean
+        for after in itertools.combinations(range(examples), b):
+            next_mean, next_parts = parts_at(end, after)
+            fields = {"next_gradient": next_mean, "next_micro_batches": next_parts}
+            step = Step(theta, end, gradient=mean, micro_batches=parts, **fields)
+            epoch = examples / b
+            drawn.append(CrossFit(m, independent=True, epoch=epoch).start(objective)(step).values)
+            plain.append(CrossFit(m, independent=True).start(objective)(step).values)
+            slopes = [curvature * (at - data.mean(axis=0)) for at in (theta, end)]
+            truth.append(np.mean(slopes, axis=0) * (end - theta))
+            if examples == b:
+                assert np.abs(drawn[-1] - truth[-1]).max() <= tolerances.summed(
+                    float(np.abs(truth[-1]).sum()), tolerances.EPS64
+                )
+    off = np.abs(np.mean(drawn, axis=0) - np.mean(truth, axis=0))
+    mass = float(np.abs(truth).mean(axis=0).sum())
+    assert off.max() <= tolerances.summed(mass, tolerances.EPS64)
+    assert np.abs(np.mean(plain, axis=0) - np.mean(truth, axis=0)).max() > 0.01 * mass
 
 
 @pytest.mark.parametrize(
@@ -317,7 +356,14 @@ def test_sums_are_too_small_with_shuffled_epochs_and_right_with_independent_batc
 
 
 @parametrize_with_checks(
-    [SameBatch(), NextBatch(LEFT), NextBatch(), CrossFit(), CrossFit(independent=True)],
+    [
+        SameBatch(),
+        NextBatch(LEFT),
+        NextBatch(),
+        CrossFit(),
+        CrossFit(independent=True),
+        *(CrossFit(m, independent=True, epoch=epoch) for m, epoch in ((2, 1), (2, 2.5), (2, 5), (3, 4))),
+    ],
     samples=20 if NIGHTLY else 5,
 )
 def test_they_keep_the_laws(check):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lca import RIGHT, Adaptive, tolerances
+from lca import RIGHT, TRAPEZOID, Adaptive, PathIntegral, tolerances
 from lca.errors import LCAError, LCAWarning, NonFiniteError
 from lca.estimators import CrossFit, LaggedCrossFit, NextBatch, SameBatch, SampledPathIntegral
 from lca_torch import Objective, Tracker
@@ -479,6 +479,84 @@ def test_micro_batches_whose_examples_are_in_no_random_order_are_warned_of(how):
 
     with pytest.warns(LCAWarning, match="independent samples of the data.* other labels than each other"):
         run()
+
+
+OF_EXAMPLES = {
+    "distinct": "share no example.* pass epoch=60/20 as well",
+    "full": "made from all 60 examples.* Pass independent=True and epoch=1",
+    "balanced": "the numbers of examples of each class of a batch are nearly the same",
+}
+DRAWS = {
+    "with": lambda rng: rng.integers(60, size=20),
+    "without": lambda rng: rng.permutation(60)[:20],
+    "full": lambda rng: rng.permutation(60),
+    "balanced": lambda rng: rng.permutation(
+        np.concatenate([rng.choice(np.flatnonzero(Y.numpy() == c), 6) for c in (1, 2, 3)])
+    ),
+}
+INDEPENDENT = CrossFit(independent=True)
+
+
+@pytest.mark.parametrize(
+    ("draw", "estimator", "found"),
+    [
+        ("with", INDEPENDENT, []),
+        ("without", INDEPENDENT, ["distinct"]),
+        ("without", CrossFit(independent=True, own_pass=True), ["distinct"]),
+        ("without", CrossFit(independent=True, epoch=3), []),
+        ("without", CrossFit(epoch=3), []),
+        ("full", INDEPENDENT, ["full"]),
+        ("full", CrossFit(), ["full"]),
+        ("full", CrossFit(independent=True, epoch=3), ["full"]),
+        ("full", CrossFit(independent=True, epoch=1), []),
+        ("balanced", INDEPENDENT, ["balanced"]),
+        ("balanced", CrossFit(epoch=3), ["balanced"]),
+        ("balanced", NextBatch(), []),
+    ],
+)
+def test_batches_without_replacement_or_balanced_ones_are_warned_of_once(draw, estimator, found):
+    model, rng = network(), np.random.default_rng(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+    def run():
+        with tracked(model, optimizer, estimator, on_error="raise", check_every=None) as tracker:
+            for _ in range(30):
+                index = torch.as_tensor(DRAWS[draw](rng))
+                optimizer.zero_grad()
+                if getattr(estimator, "own_pass", False):
+                    tracker.begin_batch((X[index], Y[index]))
+                    loss_of(model, (X[index], Y[index])).backward()
+                else:
+                    take_gradient(tracker, model, (X[index], Y[index]))
+                optimizer.step()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run()
+    texts = [str(one.message) for one in told if issubclass(one.category, LCAWarning)]
+    assert len(texts) == len(found)
+    assert all(re.search(OF_EXAMPLES[name], text) for name, text in zip(found, texts, strict=True))
+
+
+def test_the_self_check_names_full_batches_first_and_epoch_1_is_right_for_them():
+    """The values are those of the trapezoid on all data."""
+    totals, texts = [], []
+    exact = PathIntegral(TRAPEZOID)
+    for estimator, updates in ((CrossFit(), 33), (CrossFit(independent=True, epoch=1), 33), (exact, 32)):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            tracker = tracked(model, optimizer, estimator, on_error="raise")
+            train(tracker, model, optimizer, [(X, Y)] * updates)
+        totals.append(tracker.summary()["train"]["lca_total"])
+        texts.append([str(one.message) for one in told if issubclass(one.category, LCAWarning)])
+    (first, *_, last), quiet, _ = texts
+    assert "made from all 60 examples" in first
+    assert "Possible causes: each update is made from all examples: pass independent=True" in last
+    assert quiet == []
+    assert abs(totals[1] - totals[2]) <= tolerances.summed(32 * abs(totals[2]), tolerances.EPS64)
+    assert totals[0] > 0 > totals[2]
 
 
 @pytest.mark.parametrize(

@@ -395,7 +395,8 @@ def test_a_half_whose_gradient_is_the_rest_of_a_difference_is_not_refused_for_ro
     loss = torch.nn.functional.mse_loss
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     objective = Objective(model, loss, (x, y))
-    with Tracker(model, optimizer, objective, CrossFit(own_pass=True), on_error="raise") as tracker:
+    full_batches = CrossFit(own_pass=True, independent=True, epoch=1)
+    with Tracker(model, optimizer, objective, full_batches, on_error="raise") as tracker:
         for inputs, targets in tracker.batches([(x, y)] * 2):
             optimizer.zero_grad()
             loss(model(inputs), targets).backward()

@@ -31,6 +31,8 @@ RIGHT_CHEAP = {
     "cross-fit, left": CrossFit(2, LEFT),
     "cross-fit, epoch": CrossFit(epoch=5),
     "cross-fit, error bars": CrossFit(independent=True),
+    "cross-fit, without replacement": CrossFit(independent=True, epoch=2.5),
+    "cross-fit, full batches": CrossFit(independent=True, epoch=1),
 }
 
 
@@ -143,6 +145,13 @@ class SpreadWithoutSizes(CrossFit):
         return without_sizes
 
 
+class CorrectsBothEnds(CrossFit):
+    """As in shuffled epochs, although the next batch may hold the same examples."""
+
+    def start(self, objective):
+        return CrossFit(self.micro_batches, independent=True, epoch=self.epoch / 2).start(objective)
+
+
 class TwiceTheSample(SampledPathIntegral):
     """One sample reported as two replicates, which never differ."""
 
@@ -187,6 +196,11 @@ WRONG_CHEAP = {
         "cross-fit error bars that do not weigh the micro-batches",
         "spread_of_all_values_is_calibrated",
         lambda: SpreadWithoutSizes(independent=True),
+    ),
+    "corrects both ends": Wrong(
+        "independent batches without replacement corrected as those of shuffled epochs",
+        MEAN,
+        lambda: CorrectsBothEnds(independent=True, epoch=2),
     ),
     "twice the sample": Wrong(
         "one sample reported as two replicates",

@@ -31,7 +31,24 @@ ADVICE = {
         ["another number of updates than epoch=20; shuffled epochs have more bias"],
         ["pass epoch=", "as a rule"],
     ),
-    "independent": (CrossFit(independent=True), ["omit independent=True"], ["shuffled"]),
+    "independent": (
+        CrossFit(independent=True),
+        [
+            "omit independent=True, and pass the updates of one as epoch=; a batch is drawn without "
+            "replacement: pass epoch= as well"
+        ],
+        ["shuffled"],
+    ),
+    "full batches": (
+        CrossFit(independent=True, epoch=1),
+        ["steps are too large for the rule"],
+        ["independent", "shuffled", "epoch="],
+    ),
+    "without replacement": (
+        CrossFit(independent=True, epoch=2.5),
+        ["omit independent=True"],
+        ["shuffled", "without replacement", "2.5"],
+    ),
     "own pass": (CrossFit(own_pass=True), ["are not in random order"], ["samples of one loss"]),
     "one end": (
         CrossFit(rule=lca.LEFT),

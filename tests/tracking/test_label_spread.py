@@ -1,6 +1,6 @@
 """`LabelSpread`: χ² against all ways to deal examples to micro-batches, and what is seen in batches."""
 
-from itertools import combinations
+import itertools
 
 import numpy as np
 import pytest
@@ -21,7 +21,9 @@ def found_after(make, updates=64):
 
 def test_mean_and_variance_are_those_of_all_ways_to_deal_the_examples():
     labels = np.array([0, 0, 0, 1, 1, 2, 0, 1])
-    deals = [([*first], [i for i in range(8) if i not in first]) for first in combinations(range(8), 5)]
+    deals = [
+        ([*first], [i for i in range(8) if i not in first]) for first in itertools.combinations(range(8), 5)
+    ]
     chi, mean, variance = np.array([_spread([labels[one], labels[other]]) for one, other in deals]).T
     tolerance = tolerances.summed(len(chi) * chi.max() ** 2, tolerances.EPS64)
     assert abs(chi.mean() - mean[0]) <= tolerance
@@ -84,6 +86,66 @@ def test_views_side_by_side_are_not_warned_of(views):
         return [(own,) for own in np.array_split(np.repeat(rng.integers(10, size=24), views), 2)]
 
     assert not any(found_after(batch, 32)[0] for _ in range(20))
+
+
+def balanced_after(draw, examples=1000, updates=80):
+    """The number of updates after which they are balanced; 0 if they are not. ``draw`` gives labels."""
+    spread = LabelSpread(np.asarray)
+    spread.examples = examples
+    for number in range(1, updates + 1):
+        spread.add([(own,) for own in np.array_split(draw(), 2)])
+        if spread.balanced:
+            return number
+    return 0
+
+
+def of_each(rng, classes, each):
+    return rng.permutation(np.repeat(np.arange(classes), each))
+
+
+@pytest.mark.parametrize(("classes", "each"), [(3, 4), (10, 5), (2, 6), (100, 2)])
+def test_batches_with_as_many_examples_of_each_class_are_found(classes, each):
+    rng = np.random.default_rng(classes)
+    assert 0 < balanced_after(lambda: of_each(rng, classes, each)) <= 25
+
+
+def test_nearly_as_many_are_found_too():
+    rng = np.random.default_rng(5)
+    assert 0 < balanced_after(lambda: np.append(of_each(rng, 3, 5), rng.integers(3))) <= 25
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: lambda: rng.integers(3, size=12),
+        lambda rng: lambda: (rng.random(16) < 0.1).astype(int),
+        lambda rng: lambda: np.concatenate([of_each(rng, 3, 4), of_each(rng, 3, 4)]),
+        lambda rng: itertools.cycle([of_each(rng, 3, 4), rng.permutation(12) // 4]).__next__,
+        lambda rng: lambda: np.zeros(12, int),
+        lambda rng: lambda: rng.permutation(1000)[:100],
+    ],
+    ids=["by chance", "few of a class", "each half is balanced", "two batches", "one class", "index"],
+)
+def test_other_batches_are_not_found(draw):
+    assert [balanced_after(draw(np.random.default_rng(seed))) for seed in range(10)] == [0] * 10
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 10])
+def test_shuffled_epochs_of_few_batches_are_not_found(batches):
+    """Their classes are more even than by chance, as all batches of an epoch have all examples."""
+    labels = np.arange(120) % 4
+
+    def draws(seed):
+        rng = np.random.default_rng(seed)
+        while True:
+            yield from np.split(labels[rng.permutation(120)], batches)
+
+    assert [balanced_after(draws(seed).__next__, 120) for seed in range(10)] == [0] * 10
+
+
+def test_without_the_number_of_examples_nothing_is_balanced():
+    rng = np.random.default_rng(0)
+    assert balanced_after(lambda: of_each(rng, 3, 4), examples=0) == 0
 
 
 @pytest.mark.parametrize(
