@@ -264,7 +264,7 @@ def check_unconstrained(variables: Iterable[keras.Variable]) -> None:
                 f"{variable.path!r} has the constraint {type(variable.constraint).__name__}, which Keras "
                 "applies after each update, so how updates depend on their gradient is unknown; use an "
                 "estimator that does not require update_slope: lca.estimators.NextBatch(lca.RIGHT), "
-                "SampledPathIntegral, or in a loop of your own CrossFit, which makes updates with constraints."
+                "SampledPathIntegral, or in a loop of your own CrossFit, whose updates have constraints."
             )
 
 
