@@ -133,8 +133,8 @@ def _build(model: keras.Model, batch: Any) -> None:
     layers = model._flatten_layers(include_self=False)
     if model.built or not isinstance(model, keras.Sequential) or not all(map(_begins_the_same, layers)):
         return
-    x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
     with suppress(Exception):  # fit raises it again, or the model has several inputs
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
         model.build(tuple(x.shape))
 
 

@@ -160,8 +160,9 @@ class Tracker(KerasTracker[Loop]):
     def _check_run(self) -> None:
         if unseen := self._unseen():
             raise LCAError(
-                f"{unseen} updates were made inside a tf.function, where the tracker cannot see them, and "
-                "belong to no step; wrap the call: with tracker.step(): train_step(...)."
+                f"{unseen} updates were made inside a tf.function, or past optimizer.apply (as by "
+                "optimizer.update_step), where the tracker cannot see them, and belong to no step; wrap the "
+                "call: with tracker.step(): train_step(...)."
             )
 
     def _named_parameters(self, model: keras.Model) -> dict[str, keras.Variable]:

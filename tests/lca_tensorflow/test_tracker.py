@@ -164,6 +164,54 @@ def test_the_optimizer_is_left_as_it_was_also_after_an_error():
         pass
 
 
+def by_update_step(optimizer, gradients, weights):
+    optimizer.build(weights)
+    for gradient, weight in zip(gradients, weights, strict=True):
+        optimizer.update_step(gradient, weight, optimizer.learning_rate)
+    optimizer.iterations.assign_add(1)
+
+
+def by_hand(optimizer, gradients, weights):
+    for gradient, weight in zip(gradients, weights, strict=True):
+        weight.assign_sub(0.1 * gradient)
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        (
+            by_update_step,
+            r"1 updates were made inside .*, or past optimizer\.apply \(as .*wrap the call: with",
+        ),
+        (
+            by_hand,
+            r"the loop changes the parameters itself, .*, or put what .* inside `with tracker\.step\(\)",
+        ),
+    ],
+)
+def test_updates_past_the_optimizer_are_told_with_what_makes_them_steps(update, message):
+    with floats("float32"):
+        model, optimizer = functional(), keras.optimizers.SGD(0.1)
+    weights, tracker = model.trainable_weights, None
+
+    def train(context):
+        with tf.GradientTape() as tape:
+            loss = LOSS(Y, model(X))
+        with context:
+            update(optimizer, tape.gradient(loss, weights), weights)
+
+    def tracked(*, steps):
+        nonlocal tracker
+        tracker = Tracker(model, optimizer, Objective(model, LOSS, (X, Y)), SIMPSON, on_error="raise")
+        with tracker:
+            train(tracker.step() if steps else nullcontext())
+
+    with pytest.raises(LCAError, match=message):
+        tracked(steps=False)
+    tracked(steps=True)
+    assert tracker.summary()["train"]["steps"] == 1
+
+
 # --- several trackers of one loop ------------------------------------------------------------------------
 
 TWO = {
