@@ -42,6 +42,11 @@ class Fit:
         found: list[keras.callbacks.Callback] = getattr(self._list, "callbacks", [])
         return found
 
+    @property
+    def batch_spec(self) -> Any:
+        """The specification of its batches on TensorFlow; ``None`` elsewhere."""
+        return getattr(self._batches and self._batches._get_iterator(), "element_spec", None)
+
     @classmethod
     def of(cls, model: keras.Model) -> "Fit":
         """The call of ``model.fit`` on the call stack."""

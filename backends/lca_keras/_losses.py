@@ -90,15 +90,19 @@ def weight_hint(model: keras.Model, loss_fn: Any) -> str:
             "a loss with ignore_class is a mean over the labels that are not ignored; pass "
             "batch_weight=function of a batch: their number"
         )
-    if any(
-        getattr(loss, "reduction", None) == "mean_with_sample_weight" for loss in keras.tree.flatten(used)
-    ):
-        return (
-            "a loss with reduction='mean_with_sample_weight' is divided by the sum of its weights; pass "
-            "batch_weight=function of a batch: that sum, if it is one for all outputs, or use "
-            "reduction='sum_over_batch_size'"
-        )
     return ""
+
+
+def batch_hint(model: keras.Model) -> str:
+    """What to do where one of several compiled losses is divided by the weights of its own output."""
+    used = keras.tree.flatten(model._compile_loss._user_loss if model._compile_loss is not None else None)
+    if not any(getattr(loss, "reduction", None) == "mean_with_sample_weight" for loss in used):
+        return ""
+    return (
+        "a loss with reduction='mean_with_sample_weight' is divided by the sum of the weights of its own "
+        "output; use reduction='sum_over_batch_size', or, if this sum is one for all outputs, pass "
+        "batch_weight=function of a batch: the sum"
+    )
 
 
 def _masks(layer: keras.Layer) -> bool:

@@ -34,7 +34,7 @@ from lca.tolerances import repeat
 from lca_keras._class_weight import weighted_by_class
 from lca_keras._configuration import CLOCK, CONFIGURATION, Configuration, not_again
 from lca_keras._data import as_tensors
-from lca_keras._engine import Tensor, Tensors, engine
+from lca_keras._engine import LossOf, Tensor, Tensors, engine
 from lca_keras._losses import (
     MEAN_HINT,
     BatchLoss,
@@ -321,7 +321,26 @@ class KerasLoss(SharedLoss):
 
         if wanted is None:
             return self._engine.value(lambda: loss({}), gradients=self.differentiates_inside), theta[:0]
-        found, grads = self._engine.differentiate(loss, {i: tensors[i] for i in wanted})
+
+        wrt = {i: tensors[i] for i in wanted}
+        if self._scale == 1.0:
+            return self._differentiated(loss, wrt, tensors)
+
+        def scaled(scale: float) -> tuple[Tensor, Tensor]:
+            def times(given: Tensors) -> Tensor:
+                return scale * keras.ops.cast(loss(given), self.dtype)
+
+            found, grad = self._differentiated(times, wrt, tensors)
+            return found / scale, grad / scale
+
+        found = scaled(self._scale)
+        fits = keras.ops.all(keras.ops.isfinite(found[1]))  # else it overflows: without the scale
+        either: tuple[Tensor, Tensor] = keras.ops.cond(fits, lambda: found, lambda: scaled(1.0))
+        return either
+
+    def _differentiated(self, loss: LossOf, wrt: Tensors, tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """A loss and its gradient (K,), which is 0 for the tensors that are not among ``wrt``."""
+        found, grads = self._engine.differentiate(loss, wrt)
         zeros = keras.ops.zeros_like
         return found, flat(zeros(t) if (g := grads.get(i)) is None else g for i, t in enumerate(tensors))
 

@@ -32,7 +32,8 @@ def parameters_of(model: keras.Model, frozen: Frozen = "zero") -> dict[str, Vari
         raise LayoutError(f"expected a keras.Model, got {type(model).__name__}; wrap layers in a Sequential.")
     if not model.built:
         raise LayoutError(
-            f"the model {model.name!r} has no weights yet; call it on one batch, or model.build(input_shape)."
+            f"the model {model.name!r} has no weights yet; call it on one batch first, or begin a "
+            "keras.Sequential with keras.Input(shape)."
         )
     trained = {id(v) for v in model.trainable_variables}
     found = [v for v in all_parameters(model) if frozen == "zero" or id(v) in trained]

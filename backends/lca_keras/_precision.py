@@ -3,10 +3,23 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import keras
 from keras.src.backend.common import dtypes
 
 EPS = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 """Machine epsilon by dtype."""
+
+_SCALE = 2.0**14
+
+
+def scale_of(model: keras.Model) -> float:
+    """What the loss of a model is multiplied by before its gradient, which is divided by it afterwards.
+
+    float16 holds no number below 6e-8, and few digits below 6e-5, as gradients of small losses are; so
+    `keras.optimizers.LossScaleOptimizer` does it in training. A power of two changes no digit.
+    """
+    layers = model._flatten_layers()
+    return _SCALE if any(layer.compute_dtype == "float16" for layer in layers) else 1.0
 
 
 @contextmanager

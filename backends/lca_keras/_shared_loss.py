@@ -17,6 +17,7 @@ from lca_keras._losses import (
     SAMPLE_HINT,
     BatchLoss,
     averages_by_weight,
+    batch_hint,
     data_loss,
     default_loss,
     number_of_examples,
@@ -26,6 +27,7 @@ from lca_keras._losses import (
 )
 from lca_keras._parameters import all_parameters, layout_of, parameters_of
 from lca_keras._policies import layers_with_batch_statistics
+from lca_keras._precision import scale_of
 
 
 class SharedLoss(ModelLoss):
@@ -58,6 +60,8 @@ class SharedLoss(ModelLoss):
         self._averages = averages_by_weight(model, loss_fn)
         self._weight = batch_weight or (sum_of_weights if self._averages else number_of_examples)
         self.weight_hint = weight_hint(model, loss_fn)
+        self.batch_hint = "" if loss_fn or self._own_loss or self._averages else batch_hint(model)
+        self._scale = scale_of(model)
         self._norms = layers_with_batch_statistics(model, batch_norm)
         self._roots: list[tuple[str, Any]] = [
             (model.name, model),

@@ -24,6 +24,7 @@ class KerasTracker(ModelTracker[Context]):
 
     _types = keras.Model, keras.optimizers.Optimizer
     _type_names = "keras.Model", "keras.optimizers.Optimizer"
+    _by_hand = ", or put what the loop assigns itself inside `with tracker.step():`"
     _live: "LiveVariables"
     _in_step = False
     _made = 0  # updates that were seen, of the known optimizers
@@ -118,6 +119,7 @@ class FitTracker(KerasTracker[Context]):
     """A tracker that is called before and after each batch of ``fit``, compiled or not."""
 
     _supplied: ClassVar[Collection[str]] = frozenset()
+    _by_hand = ""
     _also: ClassVar[str] = ""
     """Which other estimators need no more than these, for messages."""
     _batches = 0

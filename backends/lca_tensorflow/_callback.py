@@ -1,11 +1,14 @@
 """`LCACallback`: allocates the loss change of every update that `model.fit` makes."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import keras
 
 from lca.errors import LCAError
 from lca_keras._fit_callback import FitCallback
+from lca_keras._reach import is_users
 from lca_keras._tracking import FitTracker
 from lca_tensorflow._fit_fields import FitFields
 from lca_tensorflow._loop import Loop
@@ -86,6 +89,10 @@ class LCACallback(FitCallback):
     The run begins and ends after what other callbacks do when training begins and ends
     (`keras.callbacks.BackupAndRestore`, ``restore_best_weights``, averaged weights), whatever their order.
 
+    A `keras.Sequential` without `keras.Input` gets its weights when the run begins, the same as in ``fit``
+    alone. Other models without weights, and those with layers or initializers of your own, have to be called
+    on a batch before.
+
     Estimators that require the gradient of training (`lca.estimators.LaggedCrossFit`, ``NextBatch(RIGHT)``)
     have the training step keep it: each update copies one vector (K,) for the gradient and one for the slope
     of the update, as long as Keras keeps the compiled step. Training stays the same, bit for bit. If an
@@ -111,3 +118,34 @@ class LCACallback(FitCallback):
 
     objective_type = Objective
     tracker_type = _FitTracker
+
+    def _make_tracker(self) -> FitTracker[Any]:
+        _build(self.model, self._fit.batch_spec)
+        return super()._make_tracker()
+
+
+def _build(model: keras.Model, batch: Any) -> None:
+    """Create the weights of a `keras.Sequential` without Input, as the first batch of ``fit`` would.
+
+    Only where it is known that their first values are the same: those of Keras' own initializers follow from
+    seeds that were drawn when the layers were made. All other models are left as they are.
+    """
+    layers = model._flatten_layers(include_self=False)
+    if model.built or not isinstance(model, keras.Sequential) or not all(map(_begins_the_same, layers)):
+        return
+    with suppress(Exception):  # fit raises it again, or the model has several inputs
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        model.build(tuple(x.shape))
+
+
+def _begins_the_same(layer: keras.Layer) -> bool:
+    """Whether the weights of a layer begin with the same numbers, whenever they are created."""
+    held = [
+        value for name, value in vars(layer).items() if name.endswith("initializer") and value is not None
+    ]
+    return not is_users(type(layer)) and all(
+        isinstance(own, keras.initializers.Initializer)
+        and not is_users(type(own))
+        and isinstance(getattr(own, "seed", 0), int)
+        for own in held
+    )

@@ -512,12 +512,21 @@ class KerasLoss(SharedLoss):
             loss = self._loss(program, tensors, values, batch)
         else:
             chosen = {n: t for n, t in zip(self.layout.names, tensors, strict=True) if n in wanted}
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
+            scaled = self._scale != 1.0
+            with tf.GradientTape(persistent=scaled, watch_accessed_variables=False) as tape:
                 tape.watch(list(chosen.values()))
                 loss = self._loss(program, tensors, values, batch)
-            found = tape.gradient(loss, chosen)
-            unconnected.update(name for name, gradient in found.items() if gradient is None)
-            gradient = flat_gradient(tensors, [found.get(name) for name in self.layout.names])
+
+            def differentiated(scale: float) -> tf.Tensor:
+                found = tape.gradient(loss, chosen, scale * tf.ones_like(loss) if scale != 1.0 else None)
+                unconnected.update(name for name, gradient in found.items() if gradient is None)
+                vector = flat_gradient(tensors, [found.get(name) for name in self.layout.names])
+                return vector / scale if scale != 1.0 else vector
+
+            gradient = differentiated(self._scale)
+            if scaled:  # if it overflows: without the scale
+                fits = tf.reduce_all(tf.math.is_finite(gradient))
+                gradient = tf.cond(fits, lambda: gradient, lambda: differentiated(1.0))
             grad = _added(grad, gradient, lambda g: self._weighted(tf.cast(weight, theta.dtype), g))
         check_loss(_of_rows(loss, self._example), MEAN_HINT)
         return total + self._weighted(weight, tf.cast(loss, tf.float64)), weights + weight, grad

@@ -3,7 +3,7 @@
 `update_slope`: how the update depends on its gradient.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -254,6 +254,18 @@ def check_known(optimizer: Any) -> None:
             "ema_overwrite_frequency, or use an estimator that does not require update_slope "
             "(lca.estimators.NextBatch(lca.RIGHT), or CrossFit in a loop of your own)."
         )
+
+
+def check_unconstrained(variables: Iterable[keras.Variable]) -> None:
+    """Raise `LCAError` if a variable has a constraint, which may undo what `update_slope` tells of it."""
+    for variable in variables:
+        if variable.constraint is not None:
+            raise LCAError(
+                f"{variable.path!r} has the constraint {type(variable.constraint).__name__}, which Keras "
+                "applies after each update, so how updates depend on their gradient is unknown; use an "
+                "estimator that does not require update_slope: lca.estimators.NextBatch(lca.RIGHT), "
+                "SampledPathIntegral, or in a loop of your own CrossFit, whose updates have constraints."
+            )
 
 
 def _ratio(clipped: Any, gradient: Any) -> tf.Tensor:

@@ -1,7 +1,7 @@
 """Gradient tapes of the user's: those inside a loss, and those of a training loop."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -39,19 +39,33 @@ def inner_tapes(replaced: Callable[[Any], Any]) -> Iterator[Callable[[Any], None
         yield accessed
 
 
+_told: list[Told] = []
+_telling = ExitStack()  # while somebody is told
+
+
 @contextmanager
 def computed_gradients(told: Told) -> Iterator[None]:
-    """Tell of every gradient that an eager tape computes."""
-    gradient = tf.GradientTape.gradient
+    """Tell of every gradient that an eager tape computes. Several may be told, and end in any order."""
+    if not _told:
+        _telling.enter_context(_methods(gradient=_telling_of(tf.GradientTape.gradient)))
+    _told.append(told)
+    try:
+        yield
+    finally:
+        _told.remove(told)
+        if not _told:
+            _telling.close()
 
+
+def _telling_of(gradient: Any) -> Callable[..., Any]:
     def differentiating(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
         found = gradient(tape, target, sources, *args, **kwargs)
         if not tf.inside_function():
-            told(zip(tf.nest.flatten(sources), tf.nest.flatten(found), strict=True))
+            for told in _told:
+                told(zip(tf.nest.flatten(sources), tf.nest.flatten(found), strict=True))
         return found
 
-    with _methods(gradient=differentiating):
-        yield
+    return differentiating
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from lca.tracking._optimizers import warn_of_other_optimizer, within
 from lca_keras._counts import held
 from lca_keras._tracking import KerasTracker, LiveVariables
 from lca_tensorflow._loop import Loop
-from lca_tensorflow._optimizers import check_known, check_unscaled
+from lca_tensorflow._optimizers import check_known, check_unconstrained, check_unscaled
 from lca_tensorflow._rates import LearningRates
 from lca_tensorflow._strategy import check_outside, check_strategy
 from lca_tensorflow._tapes import computed_gradients
-from lca_tensorflow._updates import Updates, is_followed
+from lca_tensorflow._updates import Updates
 from lca_tensorflow._vectors import flat
 
 _SEEN = (
@@ -116,11 +116,6 @@ class Tracker(KerasTracker[Loop]):
         return self._context.add(total, gradients)
 
     def _attach(self) -> None:
-        if is_followed(self._parameters):
-            raise LCAError(
-                "another tracker is in use on this model; use one after the other. If its loop is over, "
-                "close it: tracker.close(complete=False), or lca.record.close_record(path) of its record."
-            )
         self._begin_counting()
         self._updates = Updates(self._parameters, self._around, self._see)
         self._updates.follow()
@@ -165,8 +160,9 @@ class Tracker(KerasTracker[Loop]):
     def _check_run(self) -> None:
         if unseen := self._unseen():
             raise LCAError(
-                f"{unseen} updates were made inside a tf.function, where the tracker cannot see them, and "
-                "belong to no step; wrap the call: with tracker.step(): train_step(...)."
+                f"{unseen} updates were made inside a tf.function, or past optimizer.apply (as by "
+                "optimizer.update_step), where the tracker cannot see them, and belong to no step; wrap the "
+                "call: with tracker.step(): train_step(...)."
             )
 
     def _named_parameters(self, model: keras.Model) -> dict[str, keras.Variable]:
@@ -184,6 +180,7 @@ class Tracker(KerasTracker[Loop]):
             for optimizer in self._optimizers:
                 check_unscaled(optimizer)
         if "update_slope" in self._session.required_fields:
+            check_unconstrained(parameters)
             for optimizer in self._optimizers:
                 check_known(optimizer)
         self._parameters = parameters

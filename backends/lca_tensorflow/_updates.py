@@ -61,19 +61,19 @@ class Updates:
         return any(id(variable) in self._owned for variable in variables)
 
     @contextmanager
-    def around(self, optimizer: Any, grads: list[Any], variables: Sequence[keras.Variable]) -> Iterator[None]:
-        """The context of an update and of all updates inside it."""
+    def entered(self) -> Iterator[None]:
+        """An update is made; the updates inside of it are a part of it."""
         self.inside = True
         try:
-            with self._around(optimizer, grads, variables):
-                yield
+            yield
         finally:
             self.inside = False
 
-
-def is_followed(variables: Iterable[keras.Variable]) -> bool:
-    """Whether somebody follows the updates of one of these variables."""
-    return any(updates.concerns(variables) for updates in _following)
+    def around(
+        self, optimizer: Any, grads: list[Any], variables: Sequence[keras.Variable]
+    ) -> AbstractContextManager[None]:
+        """The context of an update."""
+        return self._around(optimizer, grads, variables)
 
 
 def _defining(kind: type) -> Iterator[type]:
@@ -119,8 +119,10 @@ def _eager(own: Any, optimizer: Any, grads: Any, variables: Any, kwargs: dict[st
     grads = list(grads)  # an iterator can be read only once, and the optimizer reads it too
     variables = None if variables is None else list(variables)
     trained = trained_by(optimizer) if variables is None else variables
+    followers = [updates for updates in outer if updates.concerns(trained)]
     with ExitStack() as stack:
-        for updates in outer:
-            if updates.concerns(trained):
-                stack.enter_context(updates.around(optimizer, grads, trained))
+        for updates in followers:  # all of them first: a dry run for one is not an update for another
+            stack.enter_context(updates.entered())
+        for updates in followers:
+            stack.enter_context(updates.around(optimizer, grads, trained))
         return own(optimizer, grads, variables, **kwargs)

@@ -327,7 +327,7 @@ class TorchLoss(ModelLoss):
         if self._example_losses() is not None:
             self.sample_hint = sample_hint(self._loss_fn, batch) or self.sample_hint
         self._try_reading(batch)
-        self.moving_hint = moving_hint(self._reading.moved)
+        self.batch_hint = moving_hint(self._reading.moved)
         if switches_by_itself(self._versions.current.model):
             self._tries.refuse_cached(self._versions.current, _eps(self.dtype))
         unused: list[str] = []

@@ -47,9 +47,10 @@ class ModelLoss(ABC):
     weight_hint
         What the loss divides by instead of the number of examples, if that can be seen, and the
         ``batch_weight`` to pass: class weights, ignored labels, masks. Default: "".
-    moving_hint
-        Which state a forward pass moves that it reads itself, and how to stop that, where the loss of a batch
-        therefore depends on the batch. Default: "".
+    batch_hint
+        What makes the loss of a batch depend on the batch, whatever its weight, and what to do: state that a
+        forward pass moves and reads itself, or several means that are divided by weights of their own.
+        Default: "".
     gradient_hint
         What may have cut the gradient.
     sample_hint
@@ -68,7 +69,7 @@ class ModelLoss(ABC):
     shares: int = 1
     mean_hint: str = "return the mean over the examples"
     weight_hint: str = ""
-    moving_hint: str = ""
+    batch_hint: str = ""
     gradient_hint: str = "is it detached from them, or converted to a number on the way?"
     sample_hint: str = "pass a loss that can be weighted"
     untold_in_training: str = ""

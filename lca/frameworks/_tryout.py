@@ -176,7 +176,7 @@ def _without_gradient(loss: ModelLoss, theta: Vector, batch: PyTree) -> float | 
 def hints_of(loss: ModelLoss) -> str:
     """Why the loss may be no mean over examples, as far as that can be seen, and what to do; else empty."""
     weight = loss.weight_hint if loss.counts_examples else ""
-    return "; ".join(filter(None, (weight, loss.moving_hint)))
+    return "; ".join(filter(None, (weight, loss.batch_hint)))
 
 
 def unstated(loss: ModelLoss, data: Measured, wanted: int | None, split: SplitTest) -> str:
@@ -192,7 +192,7 @@ def unstated(loss: ModelLoss, data: Measured, wanted: int | None, split: SplitTe
         if loss.counts_examples
         else "batch_weight must give what the loss of a batch is divided by"
     )
-    explained = split.reweighed or loss.moving_hint
+    explained = split.reweighed or loss.batch_hint
     weight = f"{hint}; or, to measure this mean over batches, " if explained else ""
     size = "its batch size has to be stated: pass batch_size=..., e.g. that of training"
     if isinstance(data, Batches):

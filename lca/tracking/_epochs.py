@@ -20,7 +20,8 @@ class EpochLength:
     Attributes
     ----------
     updates
-        The number of updates in the last whole epoch that was seen; ``None`` before one was.
+        The number of updates in the last whole epoch that was seen; ``None`` before one was. A loop that may
+        be several passes over the data, by what the estimator was told, is not taken for one.
     compared
         Whether epochs are compared; set it to false where batches are not what updates are counted by.
     resumed
@@ -48,6 +49,7 @@ class EpochLength:
         self._part = False  # whether the epoch under way may be the rest of one
         self.updates: int | None = None
         self.compared, self.resumed = True, False
+        self._warned = False
 
     def begin(self, steps: int) -> None:
         """An epoch begins, after so many updates."""
@@ -58,17 +60,29 @@ class EpochLength:
         made, self._begun = steps - (steps if self._begun is None else self._begun), None
         if not self.compared or made < 2 or (self._part and made < (self._told or made + 1)):
             return
-        self.updates = made
-        if self._told is None or is_near(made, self._told):
+        passes = self._passes(made)
+        if passes == 1:
+            self.updates = made
+        if self._warned or self._told is None or is_near(made, self._told):
             return
-        warnings.warn(
-            f"the loop made {made} updates in an epoch, and {self._name} was given epoch={self._told}, by "
-            f"which it corrects; pass epoch={made}. If these batches are not one pass over the data, ignore "
-            "this.",
-            LCAWarning,
-            stacklevel=3,
+        self._warned = True
+        given = f"{self._name} was given epoch={self._told}, by which it corrects"
+        text = (
+            f"the loop made {made} updates in an epoch, and {given}; pass epoch={made}. If these batches are "
+            "not one pass over the data, ignore this."
         )
-        self._told = None
+        if passes > 1:
+            text = (
+                f"the loop made {made} updates in one loop over its batches, and {given}. This is right if "
+                f"they are {passes} passes over the data, as after .repeat({passes}); if they are one, pass "
+                f"epoch={made}."
+            )
+        warnings.warn(text, LCAWarning, stacklevel=3)
+
+    def _passes(self, made: int) -> int:
+        """How many passes over the data so many updates may be, by the epoch that the estimator was given."""
+        passes = round(made / (self._told or made))
+        return passes if passes > 1 and is_near(made, passes * (self._told or 0)) else 1
 
 
 def is_near(made: int, told: float) -> bool:

@@ -229,8 +229,9 @@ class RunFollower:
         if self.moved_unseen():
             raise LCAError(
                 "the parameters changed during the run, but no update was seen: another optimizer updates "
-                "the model, or the one given is wrapped by another (such as SAM) that makes the updates "
-                "itself. Give the tracker the optimizer that the training loop calls."
+                "the model, the loop changes the parameters itself, or the optimizer given is wrapped by "
+                "another (such as SAM) that makes the updates itself. Give the tracker the optimizer that "
+                f"the training loop calls{self._session.by_hand}."
             )
 
     def _warn_of_end(self, changes: str) -> None:

@@ -106,6 +106,8 @@ class Session:
         In which measured steps the state moved.
     learning_rates
         Reads the learning rates of an update that was just made; empty without a record.
+    by_hand
+        How a loop tells of changes that no optimizer makes, to end a message with.
     on_failure
         Called with an error in measuring before it is raised or ends the measuring.
 
@@ -177,6 +179,7 @@ class Session:
         self.error: Exception | None = None
         self.failed = False
         self.learning_rates: Callable[[], Mapping[str, float]] = dict
+        self.by_hand = ""
         self.on_failure: Callable[[Exception], None] | None = None
         record = settings.record
         if record is not None:

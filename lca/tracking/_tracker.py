@@ -89,6 +89,8 @@ class TrackerBase(HasTable):
 
     _advice: ClassVar[Mapping[str, str]] = {}
     """How the loop supplies a field of `lca.Step`, by field; appended to the error if it is missing."""
+    _by_hand: ClassVar[str] = ""
+    """How the loop tells of changes that no optimizer makes, to end a message with."""
     _supplied: ClassVar[Collection[str] | None] = None
     """The fields of `lca.Step` that the loop can supply; ``None``: all."""
     _call: Call | None = None
@@ -314,6 +316,7 @@ class TrackerBase(HasTable):
     def _follow(self, theta: LiveTheta, step_fields: StepFields) -> None:
         """Begin with the parameters ``theta``; a subclass calls it once, in its constructor."""
         self._session.written_by(self)
+        self._session.by_hand = self._by_hand
         self._live_copy, self._clock = theta.copy, StepClock()
         one = self._session.span == 1
         self._follower = (

@@ -188,7 +188,7 @@ def test_a_training_gradient_that_was_not_computed_is_not_taken_for_zero(estimat
     model = Model()
     found = allocate(model, (replace(step, **fields()) for step in run(model, FROZEN)), estimator)
     assert [next(found).step for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(IncompleteStepError, match=r"step 3: base\.b, base\.w moved but did not train"):
+    with pytest.raises(IncompleteStepError, match=r"base\.w moved but did not train.*model\.compile"):
         next(found)
 
 

@@ -67,6 +67,45 @@ def test_law(law, tmp_path):
     law(KerasFramework(), tmp_path)
 
 
+TOKENS = RNG.integers(7, size=(20, 4))
+
+
+def left_without_input(*callbacks, kernel=keras.initializers.HeNormal, **options):
+    """What a fit leaves of a model whose first batch would create its weights."""
+    keras.utils.set_random_seed(3)
+    layers = [keras.layers.Embedding(7, 4), keras.layers.LSTM(3), keras.layers.BatchNormalization()]
+    layers += [keras.layers.Dropout(0.5), keras.layers.Dense(3, kernel_initializer=kernel())]
+    model = keras.Sequential(layers)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), **options)
+    model.fit(TOKENS, Y, batch_size=8, epochs=2, verbose=0, callbacks=list(callbacks))
+    return [variable.numpy() for variable in (*model.variables, *model.optimizer.variables)]
+
+
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
+def test_a_model_without_input_begins_with_the_weights_of_a_plain_fit(options):
+    callback = LCACallback(TOKENS, Y, batch_norm="frozen", on_error="raise")
+    found, plain = left_without_input(callback, **options), left_without_input(**options)
+    assert callback.steps == 6
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, plain, strict=True))
+
+
+def drawn_when_it_is_called():
+    return lambda shape, dtype=None: np.random.normal(size=shape).astype("float32")  # noqa: NPY002
+
+
+def of_a_generator():
+    return keras.initializers.HeNormal(keras.random.SeedGenerator(1))
+
+
+@pytest.mark.parametrize("kernel", [drawn_when_it_is_called, of_a_generator])
+def test_weights_that_depend_on_when_they_are_created_are_left_to_fit(kernel):
+    message = r"has no weights yet; call it on one batch first, or begin a keras\.Sequential with keras\.Inp"
+    with pytest.warns(LCAWarning, match=message):
+        found = left_without_input(LCACallback(TOKENS, Y), kernel=kernel)
+    plain = left_without_input(kernel=kernel)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, plain, strict=True))
+
+
 def test_a_fit_inside_another_ends_only_its_own_run(tmp_path):
     outer, inner = (LCACallback(X, Y, batch_norm="frozen", record=tmp_path / name) for name in ("o", "i"))
 

@@ -62,6 +62,18 @@ def test_weights_of_examples_are_those_of_evaluate_in_ragged_batches(reduction):
     assert abs(plain.loss(plain.theta()) - expected) > 0.01
 
 
+def test_one_of_two_losses_that_is_divided_by_its_weights_is_named():
+    inputs = keras.Input((6,))
+    outputs = [keras.layers.Dense(3)(inputs), keras.layers.Dense(3)(inputs)]
+    losses = [cross_entropy(reduction="mean_with_sample_weight"), cross_entropy()]
+    model = compiled(keras.Model(inputs, outputs), losses)
+    data = X, (Y, Y), (WEIGHT, WEIGHT[::-1].copy())
+    message = r"loss with reduction='mean_with_sample_weight' .*; use reduction='sum_over_batch_size', or"
+    with pytest.raises(DataError, match=message):
+        Objective(model, None, data)
+    Objective(model, None, data, batch_size=5)
+
+
 def test_class_weights_are_those_that_fit_makes():
     model, weights = compiled(no_dropout()), {0: 3.0, 1: 1.0, 2: 0.25}
     objective = Objective(model, None, (X, Y), class_weight=weights, batch_size=5)

@@ -107,6 +107,19 @@ def test_mixed_precision_is_measured_as_the_model_computes_it(policy):
     assert abs(loss - exact.loss(exact.theta())) > tolerances.summed(1 + loss, EPS32)
 
 
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**12], ids=["underflows", "overflows"])
+def test_a_gradient_in_float16_is_that_of_a_loss_of_any_size(factor, options):
+    with floats("mixed_float16"):
+        model = mlp()
+    usual, other = (
+        Objective(model, lambda y, out, c=c: c * cross_entropy()(y, out), (X, Y), batch_size=17, **options)
+        for c in (1.0, factor)
+    )
+    expected, found = (one.loss_and_grad(one.theta())[1].numpy() for one in (usual, other))
+    assert np.abs(found / factor - expected).max() <= tolerances.summed(abs(expected).max(), 2.0**-10)
+
+
 def test_nothing_is_traced_again_after_the_first_step():
     objective = made("mlp", "float32")
     theta = objective.theta()

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from lca import tolerances
 from lca.errors import LCAError
-from lca.estimators import LaggedCrossFit, SameBatch
+from lca.estimators import CrossFit, LaggedCrossFit, SameBatch
 from lca.tolerances import EPS32
-from lca_tensorflow import Objective, Tracker
+from lca_tensorflow import LCACallback, Objective, Tracker
 from lca_tensorflow._optimizers import DryRun, update_slope
 from tests.laws.runs import Shown
 
@@ -126,6 +126,22 @@ def test_an_unknown_slope_is_refused_beforehand(make, message):
     model = model_of()
     with pytest.raises(LCAError, match=message):
         Tracker(model, make(), Objective(model, LOSS, (X, Y)), LaggedCrossFit())
+
+
+def test_the_slope_of_a_variable_with_a_constraint_is_refused_by_name():
+    model = model_of()
+    model.layers[1].kernel.constraint = keras.constraints.NonNeg()
+    optimizer, objective = keras.optimizers.SGD(0.1), Objective(model, LOSS, (X, Y))
+    message = r"'.*/kernel' has the constraint NonNeg, .*NextBatch\(lca\.RIGHT\), .*Sampled.* CrossFit"
+    with pytest.raises(LCAError, match=message):
+        Tracker(model, optimizer, objective, LaggedCrossFit())
+    model.compile(optimizer, LOSS)
+    callback = LCACallback(X, Y, estimator=LaggedCrossFit(), on_error="raise")
+    with pytest.raises(LCAError, match=message):
+        model.fit(X, Y, verbose=0, callbacks=[callback])
+    Tracker(model, optimizer, objective, CrossFit())
+    model.layers[1].kernel.trainable = False
+    Tracker(model, optimizer, Objective(model, LOSS, (X, Y), frozen="omit"), LaggedCrossFit())
 
 
 def variables(*values):

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 import lca
 from lca.errors import LCAError, LCAWarning, NonDeterministicError
+from lca.estimators import CrossFit, LaggedCrossFit, NextBatch
 from lca_tensorflow import Objective, Tracker
-from tests.lca_tensorflow.networks import X, Y, cross_entropy, floats, mlp, normalised
+from tests.lca_tensorflow.networks import X, Y, cross_entropy, floats, functional, mlp, normalised
 
 SIMPSON = lca.PathIntegral(lca.SIMPSON)
 LOSS = cross_entropy()
@@ -159,11 +160,108 @@ def test_the_optimizer_is_left_as_it_was_also_after_an_error():
     assert keras.optimizers.Optimizer.apply is own
     Eager(model, optimizer).train_step(X, Y)
     assert tracker.steps == 1
-    other = Tracker(model, optimizer, Objective(model, LOSS, (X, Y)), SIMPSON)
-    with tracker, pytest.raises(LCAError, match="another tracker is in use on this model"):
-        other.__enter__()
     with pytest.raises(LCAError, match=r"step\(\) was called outside `with tracker:`"), tracker.step():
         pass
+
+
+def by_update_step(optimizer, gradients, weights):
+    optimizer.build(weights)
+    for gradient, weight in zip(gradients, weights, strict=True):
+        optimizer.update_step(gradient, weight, optimizer.learning_rate)
+    optimizer.iterations.assign_add(1)
+
+
+def by_hand(optimizer, gradients, weights):
+    for gradient, weight in zip(gradients, weights, strict=True):
+        weight.assign_sub(0.1 * gradient)
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        (
+            by_update_step,
+            r"1 updates were made inside .*, or past optimizer\.apply \(as .*wrap the call: with",
+        ),
+        (
+            by_hand,
+            r"the loop changes the parameters itself, .*, or put what .* inside `with tracker\.step\(\)",
+        ),
+    ],
+)
+def test_updates_past_the_optimizer_are_told_with_what_makes_them_steps(update, message):
+    with floats("float32"):
+        model, optimizer = functional(), keras.optimizers.SGD(0.1)
+    weights, tracker = model.trainable_weights, None
+
+    def train(context):
+        with tf.GradientTape() as tape:
+            loss = LOSS(Y, model(X))
+        with context:
+            update(optimizer, tape.gradient(loss, weights), weights)
+
+    def tracked(*, steps):
+        nonlocal tracker
+        tracker = Tracker(model, optimizer, Objective(model, LOSS, (X, Y)), SIMPSON, on_error="raise")
+        with tracker:
+            train(tracker.step() if steps else nullcontext())
+
+    with pytest.raises(LCAError, match=message):
+        tracked(steps=False)
+    tracked(steps=True)
+    assert tracker.summary()["train"]["steps"] == 1
+
+
+# --- several trackers of one loop ------------------------------------------------------------------------
+
+TWO = {
+    "cross-fit": (lambda: CrossFit(2), {"every": 3}),
+    "own pass": (lambda: CrossFit(own_pass=True), {"span": 2}),
+    "lagged": (LaggedCrossFit, {"estimator": NextBatch(lca.RIGHT)}),
+}
+
+
+def followed(estimator, options, *, first=True, second=True, order=(0, 1)):
+    """A loop in micro-batches under one or two trackers that close in this order, and what it left."""
+    with floats("float32"):
+        model = functional()
+    optimizer = keras.optimizers.Adam(0.02)
+    held_out = {"held_out": Objective(model, LOSS, (X[:5], Y[:5]))}
+    one = Tracker(model, optimizer, Objective(model, LOSS, (X, Y)), estimator(), on_error="raise")
+    two = Tracker(model, optimizer, held_out, on_error="raise", **options)
+    trackers = [tracker for tracker, used in ((one, first), (two, second)) if used]
+    for tracker in trackers:
+        tracker.__enter__()
+    for batch in one.batches(zip(X[:12].reshape(6, 2, 6), Y[:12].reshape(6, 2), strict=True)):
+        total = None
+        pieces = one.micro_batches(batch, 2) if estimator is TWO["cross-fit"][0] else [(batch, 1.0)]
+        for (x, y), weight in pieces:
+            with tf.GradientTape() as tape:
+                loss = weight * LOSS(y, model(x, training=True))
+            total = one.add(total, tape.gradient(loss, model.trainable_weights))
+        optimizer.apply(total, model.trainable_weights)
+    for which in order:
+        (one, two)[which].close()
+    left = [v.numpy() for v in (*model.variables, *optimizer.variables)]
+    return left, [tracker.summary() for tracker in trackers]
+
+
+@pytest.mark.filterwarnings("ignore::lca.errors.LCAWarning")
+@pytest.mark.parametrize(
+    ("name", "order"), [("cross-fit", (0, 1)), ("own pass", (1, 0)), ("lagged", (0, 1)), ("lagged", (1, 0))]
+)
+def test_two_trackers_follow_one_loop_as_each_does_alone(name, order):
+    estimator, options = TWO[name]
+    apply, gradient = keras.optimizers.Optimizer.apply, tf.GradientTape.gradient
+    plain, _ = followed(estimator, options, first=False, second=False)
+    alone = [followed(estimator, options, **{which: False})[1][0] for which in ("second", "first")]
+    left, summaries = followed(estimator, options, order=order)
+    assert all(np.array_equal(a, b) for a, b in zip(plain, left, strict=True))
+    for summary, own, loss in zip(summaries, alone, ("train", "held_out"), strict=True):
+        assert summary[loss]["steps"] == own[loss]["steps"] > 0
+        assert [*summary[loss]["per_tensor"].values()] == [*own[loss]["per_tensor"].values()]
+        assert summary[loss]["lca_total"] == own[loss]["lca_total"] != 0
+    assert (keras.optimizers.Optimizer.apply, tf.GradientTape.gradient) == (apply, gradient)
 
 
 # --- optimizers of every kind ----------------------------------------------------------------------------

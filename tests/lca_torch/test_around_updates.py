@@ -553,7 +553,7 @@ def test_the_self_check_names_full_batches_first_and_epoch_1_is_right_for_them()
         texts.append([str(one.message) for one in told if issubclass(one.category, LCAWarning)])
     (first, *_, last), quiet, _ = texts
     assert "made from all 60 examples" in first
-    assert "Possible causes: each update is made from all examples: pass independent=True" in last
+    assert "the likeliest first:\n- each update is made from all examples: pass independent=True" in last
     assert quiet == []
     assert abs(totals[1] - totals[2]) <= tolerances.summed(32 * abs(totals[2]), tolerances.EPS64)
     assert totals[0] > 0 > totals[2]

@@ -1,5 +1,7 @@
 """A warning of the self-check gives the advice that applies to the estimator, and that it has not taken."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,7 @@ from lca.reference import bowl
 from lca.step import MicroBatch
 from lca.tracking import FunctionalTracker
 from lca.tracking._causes import likely_causes
+from lca.tracking._epochs import EpochLength
 
 PROBE = SampledPathIntegral(size=8)
 ADVICE = {
@@ -243,3 +246,20 @@ def test_a_tracker_tells_the_self_check_how_long_an_epoch_is():
         run(0.7, epoch=6)
     [warning] = caught
     assert "another number" not in str(warning.message)
+
+
+def test_a_loop_over_repeated_data_is_not_taken_for_an_epoch_of_another_length():
+    length = EpochLength(CrossFit(epoch=12))
+    for begun in (0, 48):
+        length.begin(begun)
+        with nullcontext() if begun else pytest.warns(LCAWarning, match=r"right .* 4 passes .*epoch=48"):
+            length.end(begun + 48)
+    assert length.updates is None
+    length.begin(96)
+    length.end(108)
+    assert length.updates == 12
+    other = EpochLength(CrossFit(epoch=12))
+    other.begin(0)
+    with pytest.warns(LCAWarning, match="made 18 updates in an epoch, .*; pass epoch=18"):
+        other.end(18)
+    assert other.updates == 18

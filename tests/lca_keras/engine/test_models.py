@@ -69,6 +69,20 @@ def test_mixed_precision_is_measured_as_the_model_computes_it(policy):
     assert abs(loss - expected) <= tolerances.summed(loss, eps)
 
 
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**12], ids=["underflows", "overflows"])
+def test_a_gradient_in_float16_is_that_of_a_loss_of_any_size(factor):
+    with floats("mixed_float16"):
+        model = mlp()
+    (loss, expected), (other, found) = (
+        one.loss_and_grad(one.theta())
+        for c in (1.0, factor)
+        for one in [Objective(model, lambda y, out, c=c: c * cross_entropy()(y, out), (X, Y), batch_size=17)]
+    )
+    expected, found = map(ops.convert_to_numpy, (expected, found))
+    assert np.abs(found / factor - expected).max() <= tolerances.summed(abs(expected).max(), 2.0**-10)
+    assert abs(other / factor - loss) <= tolerances.summed(loss, 2.0**-10)
+
+
 def test_names_say_where_a_parameter_is_and_shared_ones_are_there_once():
     names = layout_of(MODELS["shared"][0]()).names
     assert names[:2] == ("inner.shared.kernel", "inner.shared.bias")
