@@ -1,6 +1,6 @@
 """`DrawnRows`: whether a batch holds an example twice, as often as one that is drawn with replacement."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -27,8 +27,8 @@ class DrawnRows:
     """Compares the rows of the micro-batches of an update with each other and with the measured data.
 
     Of examples that are drawn with replacement, some are in several micro-batches. The number of those in a
-    micro-batch that earlier ones hold is then binomial. Only examples that occur once in the data count, and
-    nothing is found where training has rows that the measured data lack (augmentation, other data).
+    micro-batch that earlier ones hold is then binomial, and larger where examples of the data are equal.
+    Nothing is found where training has rows that the measured data lack (augmentation, other data).
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ class DrawnRows:
         self.measured: Rows | None = None
         self.seeks_repeats = self.full = self.distinct = False
         self.drawn = 0
-        self._updates: list[list[Numbers]] = []
-        self._expected, self._found = 0.0, 0  # repeats in these
+        self._seen: list[Numbers] = []  # the rows of each update
+        self._expected, self._found = 0.0, 0  # repeats in them
         self._data: Numbers | None = None
 
     def add(self, pieces: Sequence[Batch]) -> None:
@@ -95,23 +95,19 @@ class DrawnRows:
 
     def _count_repeats(self, pieces: Sequence[Batch], data: Rows) -> None:
         """Count those of an update; look at the data themselves only if there are too few in all."""
-        self._updates.append([self._numbers(piece) for piece in pieces])
-        expected, found = _repeats(self._updates[-1:], len(data))
-        self._expected, self._found = self._expected + expected, self._found + found
-        if poisson.cdf(self._found, self._expected) < RARE:
-            rows, counts = np.unique(self._all(data), return_counts=True)
-            if not all(np.isin(piece, rows).all() for pieces in self._updates for piece in pieces):
-                self._end()  # other data, or augmented ones
-                return
-            single = rows[counts == 1]
-            counted = [[piece[np.isin(piece, single)] for piece in pieces] for pieces in self._updates]
-            expected, found = _repeats(counted, max(1, len(single)))
-            self.distinct = bool(poisson.cdf(found, expected) < RARE)
-        if self.distinct or self._expected > ENOUGH:
+        numbers = [self._numbers(piece) for piece in pieces]
+        self._seen.append(np.concatenate(numbers))
+        for known, piece in zip(accumulate(numbers, np.union1d), numbers[1:], strict=False):
+            self._expected += len(piece) * len(np.unique(known)) / len(data)
+            self._found += int(np.isin(piece, known).sum())
+        too_few = poisson.cdf(self._found, self._expected) < RARE
+        if too_few:
+            self.distinct = bool(np.isin(np.concatenate(self._seen), self._all(data)).all())
+        if too_few or self._expected > ENOUGH:
             self._end()
 
     def _end(self) -> None:
-        self.measured, self._data, self._updates = None, None, []
+        self.measured, self._data, self._seen = None, None, []
 
     def _all(self, data: Rows) -> Numbers:
         if self._data is None:
@@ -133,14 +129,3 @@ def _columns(array: np.ndarray) -> np.ndarray:
     chosen = np.unique(np.linspace(0, max(0, flat.shape[1] - 1), _COLUMNS).astype(int))
     with np.errstate(over="ignore"):
         return np.asarray(flat[:, chosen[: flat.shape[1]]], np.float32) + np.float32(0)  # -0.0 becomes 0.0
-
-
-def _repeats(updates: Iterable[Sequence[Numbers]], examples: int) -> tuple[float, int]:
-    """The repeats that draws from so many examples give in the mean, and those found."""
-    expected, found = 0.0, 0
-    for pieces in updates:
-        before = accumulate(pieces, np.union1d)
-        for known, piece in zip(before, pieces[1:], strict=False):
-            expected += len(piece) * len(np.unique(known)) / examples
-            found += int(np.isin(piece, known).sum())
-    return expected, found

@@ -84,7 +84,7 @@ def test_as_many_other_examples_are_no_full_batch():
     assert found.measured is None
 
 
-def test_examples_that_occur_twice_do_not_count():
+def test_where_each_example_is_twice_in_the_data_nothing_is_found_and_where_few_are_it_is():
     twice = np.arange(N) // 2
     assert not after(without, measured=(X[twice], Y[twice]), of=lambda i: (X[twice[i]], Y[twice[i]])).distinct
     once = np.append(np.arange(N - 20), np.arange(20))

@@ -143,6 +143,17 @@ def test_shuffled_epochs_of_few_batches_are_not_found(batches):
     assert [balanced_after(draws(seed).__next__, 120) for seed in range(10)] == [0] * 10
 
 
+def test_epochs_of_few_batches_are_not_found_where_more_examples_are_measured():
+    labels = np.arange(120) % 10
+
+    def draws(seed):
+        rng = np.random.default_rng(seed)
+        while True:
+            yield from np.split(labels[rng.permutation(120)], 3)
+
+    assert [balanced_after(draws(seed).__next__, 1000) for seed in range(10)] == [0] * 10
+
+
 def test_without_the_number_of_examples_nothing_is_balanced():
     rng = np.random.default_rng(0)
     assert balanced_after(lambda: of_each(rng, 3, 4), examples=0) == 0
