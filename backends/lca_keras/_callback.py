@@ -1,5 +1,6 @@
 """`LCACallback`: allocates the loss change of every update that `model.fit` makes on PyTorch or JAX."""
 
+from lca_keras._engine import engine
 from lca_keras._fit_callback import FitCallback
 from lca_keras._objective import Objective
 from lca_keras._tracker import Fields, Tracker
@@ -8,6 +9,9 @@ from lca_keras._tracking import FitTracker
 
 class _FitTracker(FitTracker[Fields], Tracker):
     """A `Tracker` that is called before and after each batch of ``fit``."""
+
+    def _compiles(self) -> bool:
+        return engine().compiles_training(self._model)
 
 
 class LCACallback(FitCallback):

@@ -102,6 +102,14 @@ class SharedLoss(ModelLoss):
         return with_weights(rows, weight, self.dtype, averages_by_weight=self._averages)
 
     @abstractmethod
+    def version(self) -> object:
+        """The loss as the Python values that it reads are now; another object if one that matters changed."""
+
+    @abstractmethod
+    def same_as(self, version: object) -> bool:
+        """Whether a batch has the same loss at the present weights as in an earlier version."""
+
+    @abstractmethod
     def _of(self, batch_loss: BatchLoss) -> Self:
         """Another loss of a batch, all else the same."""
 

@@ -14,6 +14,8 @@ from lca.tracking import LoopContext, ModelTracker
 from lca.tracking._optimizers import call_text
 from lca_keras._counts import Counts, trained_by
 from lca_keras._parameters import parameters_of
+from lca_keras._shared_loss import SharedLoss
+from lca_keras._traced_step import TracedStep
 from lca_keras._trained_model import TrainedKerasModel
 
 Context = TypeVar("Context", bound=LoopContext)
@@ -123,9 +125,12 @@ class FitTracker(KerasTracker[Context]):
     _batches = 0
     _stepped = False
     _counted = True  # whether the optimizer of the model counts the updates
+    _function: Any = None  # the training step of the last batch,
+    _traced: TracedStep | None = None  # and the losses when it was compiled
 
     def before_batch(self) -> None:
         """An update may follow."""
+        self._check_traced()
         self._follower.before(after_forward=False)
         if not self._counted and not self._follower.reads_theta:
             self._live.copy()
@@ -142,6 +147,30 @@ class FitTracker(KerasTracker[Context]):
             self._follower.collect_fields()
         self._after(made)
         self._stepped |= self.steps > steps
+
+    def _compiles(self) -> bool:
+        """Whether the training step keeps the Python values with which it was compiled."""
+        raise NotImplementedError
+
+    def _check_traced(self) -> None:
+        """Raise `LCAError` if the measured losses are no longer those that the compiled step trains.
+
+        A step that Keras has made anew is compiled at its first batch, which comes next.
+        """
+        function, new = self._model.train_function, self._model.train_function is not self._function
+        if not (new or self._follower.reads_theta) or self._session.error or not self._compiles():
+            return
+        with self._session.guarded(self.steps):
+            if known := TracedStep.kept_by(function) if new else self._traced:
+                known.check()
+            if new:
+                self._traced, self._function = TracedStep(self._model, self._trained_losses()), function
+                self._traced.keep(function)
+
+    def _trained_losses(self) -> list[SharedLoss]:
+        """The measured losses whose Python values are followed."""
+        own = [leaf for leaf in leaves(self._session.objectives) if isinstance(leaf, ModelObjective)]
+        return [loss for leaf in own if isinstance(loss := leaf._loss, SharedLoss)]
 
     def _moved(self) -> bool:
         return (not self._counted or self._follower.reads_theta) and self._live.has_moved()

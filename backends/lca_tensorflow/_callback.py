@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 
 from lca.errors import LCAError
 from lca_keras._fit_callback import FitCallback
@@ -26,6 +27,9 @@ class _FitTracker(FitTracker[Loop], Tracker):
             return context
         self._fields = FitFields(parameters, self._requested)
         return self._fields
+
+    def _compiles(self) -> bool:
+        return not (self._model.run_eagerly or tf.config.functions_run_eagerly())
 
     def _attach(self) -> None:
         super()._attach()
