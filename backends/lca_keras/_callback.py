@@ -1,6 +1,5 @@
 """`LCACallback`: allocates the loss change of every update that `model.fit` makes on PyTorch or JAX."""
 
-from lca_keras._engine import engine
 from lca_keras._fit_callback import FitCallback
 from lca_keras._objective import Objective
 from lca_keras._tracker import Fields, Tracker
@@ -9,9 +8,6 @@ from lca_keras._tracking import FitTracker
 
 class _FitTracker(FitTracker[Fields], Tracker):
     """A `Tracker` that is called before and after each batch of ``fit``."""
-
-    def _compiles(self) -> bool:
-        return engine().compiles_training(self._model)
 
 
 class LCACallback(FitCallback):
@@ -40,7 +36,8 @@ class LCACallback(FitCallback):
     ------
     LCAError
         If the arguments are invalid; and as ``on_error`` says, for the reasons of `Tracker` and
-        `Objective`, and for ``steps_per_execution`` above 1, which hides single updates from callbacks. If
+        `Objective`, and for ``steps_per_execution`` above 1, which hides single updates from callbacks. If a
+        Python value that the loss reads changes after the training step was compiled, which keeps it. If
         the compiled loss is measured and a ``train_step`` of the model's own does not compute it.
 
     Warns

@@ -1,7 +1,7 @@
 """`SharedLoss`: what the losses of Keras models have in common on every engine."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
 import keras
@@ -81,6 +81,11 @@ class SharedLoss(ModelLoss):
     @abstractmethod
     def _updated_in_training(self) -> frozenset[int] | None:
         """The ids of the variables that a forward pass of training updates; ``None`` if it cannot be run."""
+
+    @property
+    def roots(self) -> Sequence[tuple[str, Any]]:
+        """The model, the loss function and others, by name, whose Python values the loss may read."""
+        return self._roots
 
     def what_changed(self) -> str:
         """The settings that changed the loss when it last changed, for messages."""

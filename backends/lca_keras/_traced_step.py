@@ -1,5 +1,6 @@
 """`TracedStep`: notices Python values that a compiled training step keeps although they have changed."""
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,7 +8,7 @@ import keras
 
 from lca._listing import listed
 from lca._schedules import doubles
-from lca.errors import LCAError
+from lca.errors import LCAError, LCAWarning
 from lca_keras._configuration import Configuration
 from lca_keras._shared_loss import SharedLoss
 
@@ -23,20 +24,22 @@ class TracedStep:
 
     Parameters
     ----------
-    model
-        The model that is trained.
     losses
         The losses that are measured.
+    model
+        Count only values that can be reached from this model, which is all that ``fit`` trains with.
     """
 
-    def __init__(self, model: keras.Model, losses: Iterable[SharedLoss]) -> None:
-        self._configuration = Configuration([(model.name, model)])
-        self._losses = [*losses]
+    def __init__(self, losses: Iterable[SharedLoss], model: keras.Model | None = None) -> None:
+        losses = [*losses]
+        roots = [root for loss in losses for root in loss.roots]
+        self._configuration = Configuration(roots if model is None else [(model.name, model)])
+        self._losses = losses
         self._versions = self._latest = self._now()
         self._looks = 0
 
     def changed(self) -> str:
-        """The values of the model that have changed since, by name; "" if the measured losses are the same.
+        """The values that have changed since, by name; "" if the measured losses are the same.
 
         Costs next to nothing if nothing has changed; else now and then two losses of a batch, as a term that
         is 0 at first can show the change later.
@@ -55,6 +58,19 @@ class TracedStep:
         if all(new is old or loss.same_as(old) for loss, old, new in pairs):
             return ""
         return listed([*dict.fromkeys(self._configuration.changed())])
+
+    def warn(self) -> bool:
+        """Warn if the losses differ from those of a compiled step in a loop; whether they do."""
+        if changed := self.changed():
+            warnings.warn(
+                f"{changed} changed, and the measured loss with it. A compiled training step (tf.function, "
+                "jax.jit, train_on_batch) keeps the value with which it was traced; if it was not traced "
+                "anew, another loss is measured than is trained. Keep such a value in a keras.Variable and "
+                "assign it.",
+                LCAWarning,
+                stacklevel=5,
+            )
+        return bool(changed)
 
     def check(self) -> None:
         """Raise `LCAError` if the losses differ from those of the compiled training step."""

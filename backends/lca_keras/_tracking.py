@@ -28,6 +28,9 @@ class KerasTracker(ModelTracker[Context]):
     _type_names = "keras.Model", "keras.optimizers.Optimizer"
     _live: "LiveVariables"
     _in_step = False
+    _function: Any = None  # the compiled training step of the last batch,
+    _traced: TracedStep | None = None  # the losses when it was traced,
+    _told = False  # and whether the warning that they changed was given, or is not needed
     _made = 0  # updates that were seen, of the known optimizers
     _made_before = 0  # and updates that they made before the run
 
@@ -39,6 +42,8 @@ class KerasTracker(ModelTracker[Context]):
         """
         if not self._active:
             raise LCAError("tracker.step() was called outside `with tracker:`; put the loop inside it.")
+        with self._session.guarded(self.steps):
+            self._warn_of_traced()
         self._in_step = True
         before = self._unseen()
         try:
@@ -47,7 +52,7 @@ class KerasTracker(ModelTracker[Context]):
                 made = self._unseen() - before
             self._after(made)
         finally:
-            self._in_step = False
+            self._in_step, self._function = False, self._model.train_function
 
     @contextmanager
     def _step(self) -> Iterator[None]:
@@ -77,6 +82,24 @@ class KerasTracker(ModelTracker[Context]):
     def _unseen(self) -> int:
         """How many updates of the run, by the known optimizers, were not seen yet."""
         return self._counts.made_by(self._known) - self._made - self._made_before
+
+    def _compiles(self) -> bool:
+        """Whether the training step may keep the Python values with which it was compiled."""
+        raise NotImplementedError
+
+    def _warn_of_traced(self) -> None:
+        """Warn, once, if the measured losses are no longer as they were before the first step."""
+        if self._session.error or self._told or not self._compiles():
+            self._told = True
+        elif self._traced is None or self._model.train_function is not self._function:
+            self._traced = TracedStep(self._trained_losses())
+        elif self._follower.reads_theta:
+            self._told = self._traced.warn()
+
+    def _trained_losses(self) -> list[SharedLoss]:
+        """The measured losses whose Python values are followed."""
+        own = [leaf for leaf in leaves(self._session.objectives) if isinstance(leaf, ModelObjective)]
+        return [loss for leaf in own if isinstance(loss := leaf._loss, SharedLoss)]
 
     def _theta_now(self) -> Vector:
         return self._live.now()
@@ -125,8 +148,6 @@ class FitTracker(KerasTracker[Context]):
     _batches = 0
     _stepped = False
     _counted = True  # whether the optimizer of the model counts the updates
-    _function: Any = None  # the training step of the last batch,
-    _traced: TracedStep | None = None  # and the losses when it was compiled
 
     def before_batch(self) -> None:
         """An update may follow."""
@@ -148,10 +169,6 @@ class FitTracker(KerasTracker[Context]):
         self._after(made)
         self._stepped |= self.steps > steps
 
-    def _compiles(self) -> bool:
-        """Whether the training step keeps the Python values with which it was compiled."""
-        raise NotImplementedError
-
     def _check_traced(self) -> None:
         """Raise `LCAError` if the measured losses are no longer those that the compiled step trains.
 
@@ -164,13 +181,8 @@ class FitTracker(KerasTracker[Context]):
             if known := TracedStep.kept_by(function) if new else self._traced:
                 known.check()
             if new:
-                self._traced, self._function = TracedStep(self._model, self._trained_losses()), function
+                self._traced, self._function = TracedStep(self._trained_losses(), self._model), function
                 self._traced.keep(function)
-
-    def _trained_losses(self) -> list[SharedLoss]:
-        """The measured losses whose Python values are followed."""
-        own = [leaf for leaf in leaves(self._session.objectives) if isinstance(leaf, ModelObjective)]
-        return [loss for leaf in own if isinstance(loss := leaf._loss, SharedLoss)]
 
     def _moved(self) -> bool:
         return (not self._counted or self._follower.reads_theta) and self._live.has_moved()

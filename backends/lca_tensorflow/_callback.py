@@ -76,7 +76,8 @@ class LCACallback(FitCallback):
     ------
     LCAError
         If the arguments are invalid; and as ``on_error`` says, for the reasons of `Tracker` and for what
-        hides single updates from callbacks: ``steps_per_execution`` above 1. If
+        hides single updates from callbacks: ``steps_per_execution`` above 1. If a Python value that the loss
+        reads changes after Keras has compiled the training step, which keeps the old one. If
         the compiled loss is measured and a ``train_step`` of the model's own does not compute it.
 
     Warns
