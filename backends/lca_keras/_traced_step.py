@@ -83,7 +83,7 @@ class TracedStep:
             )
 
     def keep(self, function: Any) -> None:
-        """Remember this as long as Keras keeps the step, ``model.train_function``."""
+        """Remember this as long as Keras keeps the step, which is this function."""
         setattr(function, _KEPT, self)
 
     @staticmethod
