@@ -36,7 +36,8 @@ class LCACallback(FitCallback):
     ------
     LCAError
         If the arguments are invalid; and as ``on_error`` says, for the reasons of `Tracker` and
-        `Objective`, and for ``steps_per_execution`` above 1, which hides single updates from callbacks. If
+        `Objective`, and for ``steps_per_execution`` above 1, which hides single updates from callbacks. If a
+        Python value that the loss reads changes after the training step was compiled, which keeps it. If
         the compiled loss is measured and a ``train_step`` of the model's own does not compute it.
 
     Warns

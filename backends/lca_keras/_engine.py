@@ -42,6 +42,9 @@ class Engine(Protocol):
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The same function of tensors, compiled where the engine does that."""
 
+    def compiles_training(self, model: keras.Model) -> bool:
+        """Whether the training step of the model keeps the Python values with which it was traced."""
+
     def traced(self, function: Callable[[], Tensor]) -> None:
         """Run a function for what its Python code does; nothing is computed where the engine can do that."""
 

@@ -87,6 +87,10 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function)
 
 
+def compiles_training(model: keras.Model) -> bool:
+    return bool(model.jit_compile) and not model.run_eagerly
+
+
 def traced(function: Callable[[], Array]) -> None:
     jax.eval_shape(function)
 

@@ -127,6 +127,16 @@ class KerasLoss(SharedLoss):
             return ""
         return "a value that the loss has from outside, such as an entry of a large array"
 
+    def version(self) -> object:
+        return self._now()
+
+    def same_as(self, version: object) -> bool:
+        if self._point is None:
+            return True
+        assert isinstance(version, Version)
+        point = self.theta(), self._values({}), self._point[2]
+        return self._agree(self._loss_at(version, point), self._loss_at(self._version, point))
+
     def state(self) -> State | None:
         """Keras variables that the loss reads besides θ, and the version of its configuration."""
         self._now()
@@ -265,14 +275,20 @@ class KerasLoss(SharedLoss):
         fingerprint = self._fingerprint_of(version)
         if fingerprint is not None and fingerprint == self._fingerprint:
             return True
-        before, now = self._loss_there, self._at_point(version)
+        return self._agree(self._loss_there, self._at_point(version))
+
+    def _agree(self, before: float, now: float) -> bool:
+        """Whether two losses of the same batch are the same, up to rounding."""
         eps = max(EPS[self.dtype], self.precision_eps or 0.0)
         return before == now or abs(before - now) <= repeat(max(abs(before), abs(now)), eps)
 
     def _at_point(self, version: Version) -> float:
         assert self._point is not None
+        return self._loss_at(version, self._point)
+
+    def _loss_at(self, version: Version, point: tuple[Vector, dict[str, Tensor], PyTree]) -> float:
         with self._undisturbed(version):
-            return float(self._of_batch(version, None, *self._point)[0])
+            return float(self._of_batch(version, None, *point)[0])
 
     def _fingerprint_of(self, version: Version) -> str | None:
         assert self._point is not None

@@ -1,7 +1,7 @@
 """`SharedLoss`: what the losses of Keras models have in common on every engine."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
 import keras
@@ -86,6 +86,11 @@ class SharedLoss(ModelLoss):
     def _updated_in_training(self) -> frozenset[int] | None:
         """The ids of the variables that a forward pass of training updates; ``None`` if it cannot be run."""
 
+    @property
+    def roots(self) -> Sequence[tuple[str, Any]]:
+        """The model, the loss function and others, by name, whose Python values the loss may read."""
+        return self._roots
+
     def what_changed(self) -> str:
         """The settings that changed the loss when it last changed, for messages."""
         return self._changed
@@ -104,6 +109,14 @@ class SharedLoss(ModelLoss):
         if weight is not None and self._own_loss:
             raise unweighted(self.sample_hint)
         return with_weights(rows, weight, self.dtype, averages_by_weight=self._averages)
+
+    @abstractmethod
+    def version(self) -> object:
+        """The loss as the Python values that it reads are now; another object if one that matters changed."""
+
+    @abstractmethod
+    def same_as(self, version: object) -> bool:
+        """Whether a batch has the same loss at the present weights as in an earlier version."""
 
     @abstractmethod
     def _of(self, batch_loss: BatchLoss) -> Self:

@@ -34,6 +34,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def compiles_training(model: keras.Model) -> bool:
+    """`torch.compile` compiles anew where a Python value that it has read changes."""
+    return False
+
+
 def traced(function: Callable[[], Tensor]) -> None:
     with torch.no_grad():
         function()

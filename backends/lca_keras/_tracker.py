@@ -88,6 +88,9 @@ class Tracker(KerasTracker[Fields]):
         "refresh=n",
     }
 
+    def _compiles(self) -> bool:
+        return engine().compiles_training(self._model)
+
     def _attach(self) -> None:
         self._begin_counting()
 

@@ -14,6 +14,8 @@ from lca.tracking import LoopContext, ModelTracker
 from lca.tracking._optimizers import call_text
 from lca_keras._counts import Counts, trained_by
 from lca_keras._parameters import parameters_of
+from lca_keras._shared_loss import SharedLoss
+from lca_keras._traced_step import TracedStep
 from lca_keras._trained_model import TrainedKerasModel
 
 Context = TypeVar("Context", bound=LoopContext)
@@ -27,6 +29,9 @@ class KerasTracker(ModelTracker[Context]):
     _by_hand = ", or put what the loop assigns itself inside `with tracker.step():`"
     _live: "LiveVariables"
     _in_step = False
+    _function: Any = None  # the compiled training step of the last batch,
+    _traced: TracedStep | None = None  # the losses when it was traced,
+    _told = False  # and whether the warning that they changed was given, or is not needed
     _made = 0  # updates that were seen, of the known optimizers
     _made_before = 0  # and updates that they made before the run
 
@@ -38,6 +43,8 @@ class KerasTracker(ModelTracker[Context]):
         """
         if not self._active:
             raise LCAError("tracker.step() was called outside `with tracker:`; put the loop inside it.")
+        with self._session.guarded(self.steps):
+            self._warn_of_traced()
         self._in_step = True
         before = self._unseen()
         try:
@@ -46,7 +53,7 @@ class KerasTracker(ModelTracker[Context]):
                 made = self._unseen() - before
             self._after(made)
         finally:
-            self._in_step = False
+            self._in_step, self._function = False, self._model.train_function
 
     @contextmanager
     def _step(self) -> Iterator[None]:
@@ -76,6 +83,24 @@ class KerasTracker(ModelTracker[Context]):
     def _unseen(self) -> int:
         """How many updates of the run, by the known optimizers, were not seen yet."""
         return self._counts.made_by(self._known) - self._made - self._made_before
+
+    def _compiles(self) -> bool:
+        """Whether the training step may keep the Python values with which it was compiled."""
+        raise NotImplementedError
+
+    def _warn_of_traced(self) -> None:
+        """Warn, once, if the measured losses are no longer as they were before the first step."""
+        if self._session.error or self._told or not self._compiles():
+            self._told = True
+        elif self._traced is None or self._model.train_function is not self._function:
+            self._traced = TracedStep(self._trained_losses())
+        elif self._follower.reads_theta:
+            self._told = self._traced.warn()
+
+    def _trained_losses(self) -> list[SharedLoss]:
+        """The measured losses whose Python values are followed."""
+        own = [leaf for leaf in leaves(self._session.objectives) if isinstance(leaf, ModelObjective)]
+        return [loss for leaf in own if isinstance(loss := leaf._loss, SharedLoss)]
 
     def _theta_now(self) -> Vector:
         return self._live.now()
@@ -128,6 +153,7 @@ class FitTracker(KerasTracker[Context]):
 
     def before_batch(self) -> None:
         """An update may follow."""
+        self._check_traced()
         self._follower.before(after_forward=False)
         if not self._counted and not self._follower.reads_theta:
             self._live.copy()
@@ -144,6 +170,21 @@ class FitTracker(KerasTracker[Context]):
             self._follower.collect_fields()
         self._after(made)
         self._stepped |= self.steps > steps
+
+    def _check_traced(self) -> None:
+        """Raise `LCAError` if the measured losses are no longer those that the compiled step trains.
+
+        A step that Keras has made anew is compiled at its first batch, which comes next.
+        """
+        function, new = self._model.train_function, self._model.train_function is not self._function
+        if not (new or self._follower.reads_theta) or self._session.error or not self._compiles():
+            return
+        with self._session.guarded(self.steps):
+            if known := TracedStep.kept_by(function) if new else self._traced:
+                known.check()
+            if new:
+                self._traced, self._function = TracedStep(self._trained_losses(), self._model), function
+                self._traced.keep(function)
 
     def _moved(self) -> bool:
         return (not self._counted or self._follower.reads_theta) and self._live.has_moved()

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from lca.errors import LCAError
 from lca_keras._fit_callback import FitCallback
@@ -29,6 +30,9 @@ class _FitTracker(FitTracker[Loop], Tracker):
             return context
         self._fields = FitFields(parameters, self._requested)
         return self._fields
+
+    def _compiles(self) -> bool:
+        return not (self._model.run_eagerly or tf.config.functions_run_eagerly())
 
     def _attach(self) -> None:
         super()._attach()
@@ -75,7 +79,8 @@ class LCACallback(FitCallback):
     ------
     LCAError
         If the arguments are invalid; and as ``on_error`` says, for the reasons of `Tracker` and for what
-        hides single updates from callbacks: ``steps_per_execution`` above 1. If
+        hides single updates from callbacks: ``steps_per_execution`` above 1. If a Python value that the loss
+        reads changes after Keras has compiled the training step, which keeps the old one. If
         the compiled loss is measured and a ``train_step`` of the model's own does not compute it.
 
     Warns

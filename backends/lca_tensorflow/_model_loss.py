@@ -149,10 +149,17 @@ class KerasLoss(SharedLoss):
         new = self._made(since=program.since)
         if self._same_graph(new, program):
             return ""
-        before, now = self._first_loss(program), self._first_loss(new)
-        if abs(now - before) <= repeat(max(abs(before), abs(now)), float(np.finfo(self.dtype).eps)):
+        if self._agree(program, new):
             return ""
         return "a value that the compiled loss has baked in, such as an entry of a large array"
+
+    def version(self) -> object:
+        return self._now()
+
+    def same_as(self, version: object) -> bool:
+        """As `SharedLoss.same_as`; false for a loss that could not be compiled."""
+        assert isinstance(version, Program)
+        return bool(version.functions) and self._agree(version, self._program)
 
     def why_batches_matter(self, batch: PyTree) -> str:
         """What may make the loss depend on its batches, for messages."""
@@ -443,6 +450,11 @@ class KerasLoss(SharedLoss):
         with program.others.at({}):
             total, weights, _ = self._add_compiled(program, None, self._inputs(gradient=False))
         return float(total / weights)
+
+    def _agree(self, one: Program, other: Program) -> bool:
+        """Whether the loss of the first batch is the same under both programs, up to rounding."""
+        a, b = self._first_loss(one), self._first_loss(other)
+        return a == b or abs(a - b) <= repeat(max(abs(a), abs(b)), float(np.finfo(self.dtype).eps))
 
     def _inputs(self, *, gradient: bool) -> Inputs:
         """The first batch, at the present weights."""

@@ -98,6 +98,7 @@ class Tracker(KerasTracker[Loop]):
         "refresh=n",
     }
     _rates: LearningRates | None = None
+    _in_python = False  # whether an update in a `step` was made eagerly
 
     def add(self, total: Sequence[Any] | None, gradients: Sequence[Any]) -> list[Any]:
         """Return ``total + gradients``, tensor by tensor, and record the gradients of a micro-batch.
@@ -114,6 +115,9 @@ class Tracker(KerasTracker[Loop]):
         >>> # optimizer.apply(total, model.trainable_weights)
         """
         return self._context.add(total, gradients)
+
+    def _compiles(self) -> bool:
+        return not (self._in_python or tf.config.functions_run_eagerly())
 
     def _attach(self) -> None:
         self._begin_counting()
@@ -135,6 +139,7 @@ class Tracker(KerasTracker[Loop]):
         """An optimizer makes an eager update of the model."""
         if self._see(optimizer) and not self._in_step:
             warn_of_other_optimizer(self._follower.steps, optimizer)
+        self._in_python |= self._in_step
         if self._in_step or tf.distribute.has_strategy():  # each replica makes a part of one update
             yield
             return

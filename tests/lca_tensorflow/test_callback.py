@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 
 import lca
 from lca import tolerances
@@ -31,6 +32,10 @@ def model_of(optimizer=None, *, norm=True, dtype="float32", **options):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype=dtype)
     model.compile(optimizer or keras.optimizers.Adam(0.01), loss, **options)
     return model
+
+
+def cross_entropy():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def frozen(model, **options):
@@ -743,3 +748,154 @@ def test_updates_are_counted_only_where_a_batch_may_make_none(monkeypatch, optim
     fit(model, callback)  # 6 batches
     assert len(reads) == (6 if counted else 0)
     assert callback.steps == int(model.optimizer.iterations)
+
+
+class Penalised(keras.Sequential):
+    """Its compiled loss reads attributes; the floor of the mean square counts once the mean is below it."""
+
+    def __init__(self, layers):
+        super().__init__(layers)
+        self.beta, self.floor, self.seen = 0.0, 0.0, 0
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        square = ops.mean(ops.square(y_pred))
+        return super().compute_loss(x, y, y_pred, sample_weight) + (
+            self.beta * square + ops.maximum(square, self.floor)
+        )
+
+
+def penalised(**options):
+    keras.utils.set_random_seed(3)
+    model = Penalised([keras.Input((5,)), keras.layers.Dense(3)])
+    model.compile(
+        keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True), **options
+    )
+    return model
+
+
+class Changes(keras.callbacks.Callback):
+    """Sets an attribute of the model when an epoch begins, and may have its training step made anew."""
+
+    def __init__(self, name, values, *, anew=False):
+        super().__init__()
+        self.name, self.values, self.anew = name, values, anew
+
+    def on_epoch_begin(self, epoch, logs=None):
+        setattr(self.model, self.name, self.values[epoch])
+        if self.anew and epoch:
+            self.model.make_train_function(force=True)
+
+
+STALE = r"{name} changed after Keras had compiled .*keeps the old value.*keras\.Variable.*make_train_function"
+WEIGHT = 1.0
+
+
+@pytest.mark.parametrize(
+    "estimator", [None, SampledPathIntegral(size=8), LaggedCrossFit()], ids=["full", "sampled", "lagged"]
+)
+def test_an_attribute_that_a_compiled_training_step_keeps_is_named(estimator):
+    ours = LCACallback(X, Y, estimator=estimator, on_error="raise")
+    with pytest.raises(LCAError, match=STALE.format(name="beta")):
+        fit(penalised(), Changes("beta", [0.0, 2.0]), ours)
+    assert ours.steps == 3  # the first epoch is right
+
+
+@pytest.mark.parametrize("kind", ["global", "closure", "layer"])
+def test_other_values_that_a_compiled_training_step_keeps_are_named(kind, monkeypatch):
+    weight, scale = 1.0, keras.layers.Rescaling(1.0)
+    monkeypatch.setitem(globals(), "WEIGHT", WEIGHT)
+
+    def loss(y, outputs):
+        return weight * WEIGHT * cross_entropy()(y, outputs)
+
+    class Change(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            nonlocal weight
+            if kind == "global":
+                globals()["WEIGHT"] = 2.0
+            elif kind == "closure":
+                weight = 2.0
+            else:
+                scale.scale = 2.0
+
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3), scale])
+    model.compile("sgd", loss, jit_compile=kind == "layer")
+    name = {"global": "WEIGHT", "closure": "weight", "layer": r"rescaling\w*\.scale"}[kind]
+    with pytest.raises(LCAError, match=STALE.format(name=name)):
+        fit(model, LCACallback(X, Y, on_error="raise"), Change())
+
+
+def test_a_floor_that_changes_the_loss_only_later_is_named():
+    squares, plain = [], penalised()
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: squares.append(float(ops.mean(ops.square(plain(X)))))
+    )
+    fit(plain, note, epochs=20)
+    floor = (squares[0] + squares[-1]) / 2
+    assert squares[0] > floor
+    ours = LCACallback(X, Y, on_error="raise")
+    with pytest.raises(LCAError, match=STALE.format(name="floor")):
+        fit(penalised(), Changes("floor", [0.0] + [floor] * 19), ours, epochs=20)
+    assert ours.steps > 3
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (Changes("beta", [2.0, 2.0]), {}),
+        (Changes("beta", [0.0, 2.0], anew=True), {}),
+        (Changes("beta", [0.0, 2.0]), {"run_eagerly": True}),
+        (Changes("seen", [0, 1]), {}),
+        (Changes("stop_training", [False, False]), {}),
+        (keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / (1 + epoch)), {}),
+    ],
+    ids=["before", "anew", "eager", "unread", "of Keras", "variable"],
+)
+def test_what_a_compiled_training_step_reads_anew_or_not_at_all_is_no_error(change, options):
+    ours = LCACallback(X, Y, on_error="raise")
+    fit(penalised(**options), change, ours, keras.callbacks.LambdaCallback())
+    summary = ours.summary()["train"]
+    assert summary["steps"] == 6
+    assert (summary["state_change"] != 0) == (getattr(change, "name", "") == "beta")
+
+
+def test_a_value_of_a_loss_that_is_not_trained_may_change():
+    model = penalised()
+
+    class Share:
+        now = 1.0
+
+        def __call__(self, model, batch):
+            return self.now * keras.losses.SparseCategoricalCrossentropy(from_logits=True)(
+                batch[1], model(batch[0])
+            )
+
+        def grow(self, *_):
+            self.now += 1
+
+    share = Share()
+    own = Objective(model, None, (X, Y), batch_loss=share)
+    grows = keras.callbacks.LambdaCallback(on_epoch_begin=share.grow)
+    ours = LCACallback(own, on_error="raise")
+    fit(model, grows, Changes("seen", [0, 0]), ours)
+    assert ours.summary()["train"]["state_change"] > 0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_training_step_that_an_earlier_fit_has_compiled_keeps_its_values(shared):
+    model = penalised()
+    objective = Objective(model, None, (X, Y))
+
+    def run():
+        ours = LCACallback(*([objective] if shared else [X, Y]), on_error="raise")
+        fit(model, ours, epochs=1)
+        return ours
+
+    run()
+    model.seen += 1
+    assert run().steps == 3
+    model.beta = 2.0
+    with pytest.raises(LCAError, match=STALE.format(name="beta")):
+        run()
+    model.make_train_function(force=True)
+    assert run().steps == 3

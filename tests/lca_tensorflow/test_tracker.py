@@ -431,3 +431,35 @@ def test_trackers_of_two_models_may_overlap():
     second.__exit__(None, None, None)
     assert (first.steps, second.steps) == (2, 1)
     assert keras.optimizers.Optimizer.apply is own
+
+
+WEIGHT = 1.0
+
+
+@pytest.mark.parametrize("kind", ["compiled", "by Keras", "eager", "made anew"])
+def test_a_value_that_a_compiled_step_may_keep_is_told(kind, monkeypatch, recwarn):
+    monkeypatch.setitem(globals(), "WEIGHT", WEIGHT)
+
+    def weighted(y, outputs):
+        return WEIGHT * LOSS(y, outputs)
+
+    model, optimizer = mlp(), keras.optimizers.SGD(0.1)
+    model.compile(optimizer, weighted)
+
+    def train():
+        with tf.GradientTape() as tape:
+            loss = weighted(Y, model(X, training=True))
+        optimizer.apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
+
+    steps = {"compiled": tf.function(train), "eager": train}
+    with Tracker(model, optimizer, Objective(model, weighted, (X, Y)), on_error="raise") as tracker:
+        for weight in (1.0, 2.0, 2.0):
+            if kind == "made anew" and weight != WEIGHT:
+                model.make_train_function(force=True)
+            globals()["WEIGHT"] = weight
+            with tracker.step():
+                steps.get(kind, lambda: model.train_on_batch(X, Y))()
+    said = [str(warning.message) for warning in recwarn if warning.category is LCAWarning]
+    assert len(said) == (kind in ("compiled", "by Keras"))
+    assert all("WEIGHT changed, and the measured loss with it. A compiled training" in text for text in said)
+    assert tracker.summary()["train"]["state_change"] > 0

@@ -10,7 +10,7 @@ from lca import tolerances
 from lca.errors import DataError, LCAError, LCAWarning
 from lca.estimators import SampledPathIntegral
 from lca_keras import LCACallback, Objective, Tracker
-from tests.lca_keras.engine.fits import X, Y, cross_entropy, fit, model_of
+from tests.lca_keras.engine.fits import Changes, X, Y, cross_entropy, fit, model_of, penalised
 from tests.nightly import cases
 
 SIMPSON = lca.PathIntegral(lca.SIMPSON)
@@ -267,3 +267,69 @@ def test_a_custom_train_step_may_take_the_compiled_loss_in_a_method_of_its_own()
         else:
             with pytest.raises(LCAError, match="train_step computes a loss of its own"):
                 Objective(model, None, (X, Y))
+
+
+STALE = r"{name} changed after Keras had compiled .*keeps the old value.*keras\.Variable.*make_train_function"
+
+
+@pytest.mark.parametrize("estimator", [None, SAMPLED], ids=["full", "sampled"])
+def test_an_attribute_that_a_compiled_training_step_keeps_is_named(estimator):
+    ours = LCACallback((X, Y), estimator=estimator, on_error="raise")
+    if keras.backend.backend() == "jax":
+        with pytest.raises(LCAError, match=STALE.format(name="beta")):
+            fit(penalised(), Changes("beta", [0.0, 2.0]), ours)
+        assert ours.steps == 3
+    elif estimator is None:  # Python runs at every step
+        fit(penalised(), Changes("beta", [0.0, 2.0]), ours)
+        assert ours.summary()["train"]["state_change"] > 0
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch compiles no training step")
+def test_a_floor_that_changes_the_loss_only_later_is_named():
+    squares, plain = [], penalised()
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: squares.append(float(ops.mean(ops.square(plain(X)))))
+    )
+    fit(plain, note, epochs=20)
+    floor = (squares[0] + squares[-1]) / 2
+    assert squares[0] > floor
+    ours = LCACallback((X, Y), on_error="raise")
+    with pytest.raises(LCAError, match=STALE.format(name="floor")):
+        fit(penalised(), Changes("floor", [0.0] + [floor] * 19), ours, epochs=20)
+    assert ours.steps > 3
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (Changes("beta", [0.0, 2.0], anew=True), {}),
+        (Changes("beta", [0.0, 2.0]), {"run_eagerly": True}),
+        (Changes("beta", [0.0, 2.0]), {"jit_compile": False}),
+        (Changes("seen", [0, 1]), {}),
+        (keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / (1 + epoch)), {}),
+    ],
+    ids=["anew", "eager", "not compiled", "unread", "variable"],
+)
+def test_what_a_training_step_reads_anew_or_not_at_all_is_no_error(change, options):
+    ours = LCACallback((X, Y), on_error="raise")
+    fit(penalised(**options), change, ours)
+    summary = ours.summary()["train"]
+    assert summary["steps"] == 6
+    assert (summary["state_change"] != 0) == (getattr(change, "name", "") == "beta")
+
+
+def test_a_training_step_that_an_earlier_fit_has_compiled_keeps_its_values():
+    model = penalised()
+
+    def run():
+        ours = LCACallback((X, Y), on_error="raise")
+        fit(model, ours, epochs=1)
+        return ours
+
+    run()
+    model.beta = 2.0
+    if keras.backend.backend() == "jax":
+        with pytest.raises(LCAError, match=STALE.format(name="beta")):
+            run()
+        model.make_train_function(force=True)
+    assert run().steps == 3

@@ -1,5 +1,7 @@
 """`Tracker` around a loop that updates the model, and `FunctionalTracker` around one that passes values."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -7,11 +9,11 @@ from keras import ops
 
 import lca
 from lca import tolerances
-from lca.errors import LayoutError, LCAError
+from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.estimators import CrossFit, SampledPathIntegral
 from lca.tracking import FunctionalTracker
 from lca_keras import LCACallback, Objective, Tracker
-from tests.lca_keras.engine.fits import X, Y, cross_entropy, model_of
+from tests.lca_keras.engine.fits import X, Y, cross_entropy, model_of, penalised
 from tests.lca_tensorflow.networks import Averages
 
 BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 20, 8)]
@@ -149,6 +151,21 @@ def test_a_number_in_python_that_changes_the_loss_is_named():
 
     with pytest.raises(LCAError, match=r"has changed during the step because of .*beta.*keras\.Variable"):
         train()
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_an_attribute_that_a_compiled_step_may_keep_is_told(anew, recwarn):
+    model = penalised()
+    with Tracker(model, model.optimizer, Objective(model, None, (X, Y)), on_error="raise") as tracker:
+        for beta in (0.0, 2.0, 2.0):
+            if anew and model.beta != beta:
+                model.make_train_function(force=True)
+            model.beta = beta
+            with tracker.step():
+                model.train_on_batch(X, Y)
+    said = [str(warning.message) for warning in recwarn if warning.category is LCAWarning]
+    assert len(said) == (keras.backend.backend() == "jax" and not anew)
+    assert all(re.search(r"beta changed, .*compiled training step .*keras\.Variable", text) for text in said)
 
 
 def test_only_what_a_forward_pass_of_training_updates_is_moved_by_it():
