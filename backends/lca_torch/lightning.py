@@ -70,8 +70,8 @@ class LightningCallback(FitCallback[_LightningTracker], Callback):  # type: igno
     ``training_step`` returns ``None`` is passed over. On several ranks (``strategy="ddp"``), the
     micro-batches are the batches of the ranks if ``on_train_start`` of the module calls
     ``callback.tracker.ranks()`` (`Tracker.ranks`).
-    Updates of Lightning's tuner (`LearningRateFinder`, `BatchSizeFinder`), which takes the callbacks off the
-    trainer meanwhile and undoes the updates, are passed over.
+    Updates of Lightning's tuner (``LearningRateFinder``, ``BatchSizeFinder``), which takes the callbacks
+    off the trainer meanwhile and undoes the updates, are passed over.
     Scores of single examples come from the module itself, which calls ``scores`` of the tracker.
 
     Raises

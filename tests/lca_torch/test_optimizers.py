@@ -297,7 +297,7 @@ def test_a_rate_of_lower_precision_than_the_model_rounds_the_update(kind):
     x, y = torch.randn(24, 3, dtype=torch.float64), torch.arange(24) % 2
     objective = Objective(model, nn.functional.cross_entropy, (x, y))
     optimizer = kind(model.parameters(), lr=torch.tensor(0.01))
-    estimator = CrossFit(2, independent=True)
+    estimator = CrossFit(2, independent=True, epoch=1)
     with Tracker(model, optimizer, objective, estimator, on_error="raise", check_every=None) as tracker:
         for _ in range(5):
             optimizer.zero_grad()
