@@ -1,5 +1,6 @@
 """`KerasTracker`: what the trackers of Keras models have in common, on every engine, in loops and ``fit``."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
@@ -84,9 +85,9 @@ class KerasTracker(ModelTracker[Context]):
         """How many updates of the run, by the known optimizers, were not seen yet."""
         return self._counts.made_by(self._known) - self._made - self._made_before
 
+    @abstractmethod
     def _compiles(self) -> bool:
         """Whether the training step may keep the Python values with which it was compiled."""
-        raise NotImplementedError
 
     def _warn_of_traced(self) -> None:
         """Warn, once, if the measured losses are no longer as they were before the first step."""

@@ -39,29 +39,29 @@ def inner_tapes(replaced: Callable[[Any], Any]) -> Iterator[Callable[[Any], None
         yield accessed
 
 
-_told: list[Told] = []
-_telling = ExitStack()  # while somebody is told
+_listeners: list[Told] = []
+_replaced = ExitStack()  # puts the method of the tapes back when the last listener ends
 
 
 @contextmanager
 def computed_gradients(told: Told) -> Iterator[None]:
-    """Tell of every gradient that an eager tape computes. Several may be told, and end in any order."""
-    if not _told:
-        _telling.enter_context(_methods(gradient=_telling_of(tf.GradientTape.gradient)))
-    _told.append(told)
+    """Call ``told`` with each gradient of an eager tape. Several may listen, and end in any order."""
+    if not _listeners:
+        _replaced.enter_context(_methods(gradient=_followed(tf.GradientTape.gradient)))
+    _listeners.append(told)
     try:
         yield
     finally:
-        _told.remove(told)
-        if not _told:
-            _telling.close()
+        _listeners.remove(told)
+        if not _listeners:
+            _replaced.close()
 
 
-def _telling_of(gradient: Any) -> Callable[..., Any]:
+def _followed(gradient: Any) -> Callable[..., Any]:
     def differentiating(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
         found = gradient(tape, target, sources, *args, **kwargs)
         if not tf.inside_function():
-            for told in _told:
+            for told in _listeners:
                 told(zip(tf.nest.flatten(sources), tf.nest.flatten(found), strict=True))
         return found
 

@@ -13,6 +13,7 @@ from lca.estimators import LaggedCrossFit, SampledPathIntegral
 from lca_tensorflow import LCACallback, Objective
 from lca_tensorflow._callback import _FitTracker
 from tests.laws.callbacks import LAWS
+from tests.laws.traced_values import STALE, Changes, penalised
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(20, 5)).astype("float32"), RNG.integers(3, size=20)
@@ -750,43 +751,6 @@ def test_updates_are_counted_only_where_a_batch_may_make_none(monkeypatch, optim
     assert callback.steps == int(model.optimizer.iterations)
 
 
-class Penalised(keras.Sequential):
-    """Its compiled loss reads attributes; the floor of the mean square counts once the mean is below it."""
-
-    def __init__(self, layers):
-        super().__init__(layers)
-        self.beta, self.floor, self.seen = 0.0, 0.0, 0
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        square = ops.mean(ops.square(y_pred))
-        return super().compute_loss(x, y, y_pred, sample_weight) + (
-            self.beta * square + ops.maximum(square, self.floor)
-        )
-
-
-def penalised(**options):
-    keras.utils.set_random_seed(3)
-    model = Penalised([keras.Input((5,)), keras.layers.Dense(3)])
-    model.compile(
-        keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True), **options
-    )
-    return model
-
-
-class Changes(keras.callbacks.Callback):
-    """Sets an attribute of the model when an epoch begins, and may have its training step made anew."""
-
-    def __init__(self, name, values, *, anew=False):
-        super().__init__()
-        self.name, self.values, self.anew = name, values, anew
-
-    def on_epoch_begin(self, epoch, logs=None):
-        setattr(self.model, self.name, self.values[epoch])
-        if self.anew and epoch:
-            self.model.make_train_function(force=True)
-
-
-STALE = r"{name} changed after Keras had compiled .*keeps the old value.*keras\.Variable.*make_train_function"
 WEIGHT = 1.0
 
 

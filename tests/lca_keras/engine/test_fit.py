@@ -10,7 +10,8 @@ from lca import tolerances
 from lca.errors import DataError, LCAError, LCAWarning
 from lca.estimators import SampledPathIntegral
 from lca_keras import LCACallback, Objective, Tracker
-from tests.lca_keras.engine.fits import Changes, X, Y, cross_entropy, fit, model_of, penalised
+from tests.laws.traced_values import STALE, Changes, penalised
+from tests.lca_keras.engine.fits import X, Y, cross_entropy, fit, model_of
 from tests.nightly import cases
 
 SIMPSON = lca.PathIntegral(lca.SIMPSON)
@@ -267,9 +268,6 @@ def test_a_custom_train_step_may_take_the_compiled_loss_in_a_method_of_its_own()
         else:
             with pytest.raises(LCAError, match="train_step computes a loss of its own"):
                 Objective(model, None, (X, Y))
-
-
-STALE = r"{name} changed after Keras had compiled .*keeps the old value.*keras\.Variable.*make_train_function"
 
 
 @pytest.mark.parametrize("estimator", [None, SAMPLED], ids=["full", "sampled"])

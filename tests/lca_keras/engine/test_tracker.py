@@ -13,7 +13,8 @@ from lca.errors import LayoutError, LCAError, LCAWarning
 from lca.estimators import CrossFit, SampledPathIntegral
 from lca.tracking import FunctionalTracker
 from lca_keras import LCACallback, Objective, Tracker
-from tests.lca_keras.engine.fits import X, Y, cross_entropy, model_of, penalised
+from tests.laws.traced_values import penalised
+from tests.lca_keras.engine.fits import X, Y, cross_entropy, model_of
 from tests.lca_tensorflow.networks import Averages
 
 BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 20, 8)]
