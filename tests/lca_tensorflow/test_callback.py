@@ -79,7 +79,10 @@ TOKENS = RNG.integers(7, size=(20, 4))
 def left_without_input(*callbacks, kernel=keras.initializers.HeNormal, **options):
     """What a fit leaves of a model whose first batch would create its weights."""
     keras.utils.set_random_seed(3)
-    layers = [keras.layers.Embedding(7, 4), keras.layers.LSTM(3), keras.layers.BatchNormalization()]
+    # Unrolled, as TensorFlow 2.21 now and then fails in the gradient of a compiled loop ("AddN must have the
+    # same size"), in 4 of 180 plain fits of this model on a loaded machine.
+    recurrent = keras.layers.LSTM(3, unroll=True)
+    layers = [keras.layers.Embedding(7, 4), recurrent, keras.layers.BatchNormalization()]
     layers += [keras.layers.Dropout(0.5), keras.layers.Dense(3, kernel_initializer=kernel())]
     model = keras.Sequential(layers)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), **options)
@@ -141,7 +144,7 @@ def test_a_loss_that_ignores_a_class_is_refused_with_what_the_callback_takes():
 def test_a_recurrent_state_of_fixed_batch_size_is_refused_with_an_estimator_that_fit_supplies():
     def stateful(batch):
         keras.utils.set_random_seed(0)
-        cell = keras.layers.GRU(3, stateful=True)
+        cell = keras.layers.GRU(3, stateful=True, unroll=True)
         model = keras.Sequential([keras.Input((5, 1), batch_size=batch), cell, keras.layers.Dense(3)])
         model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         return model
