@@ -24,8 +24,8 @@ def local_path(path: str | PathLike[str], error: type[ValueError] = OutputError)
     Raises
     ------
     ValueError
-        Of the class ``error``, if ``path`` is empty or a URL, has characters that no path can have, is too
-        long, or is inside of a folder that cannot be read.
+        If ``path`` is empty or a URL, has characters that no path can have, is too long, or is inside a
+        folder that cannot be read. It is raised as ``error``.
 
     Examples
     --------

@@ -332,7 +332,7 @@ def _are_counts(entries: np.ndarray) -> bool:
 
 
 def _sums(total: Gradients | None, gradients: Gradients) -> list[Any]:
-    """Of each gradient and its total; without a total, the gradients."""
+    """The sum of each gradient and its total; without a total, the gradients."""
     if total is None:
         return list(gradients)
     return [_sum(a, b) for a, b in zip(total, gradients, strict=True)]

@@ -195,7 +195,7 @@ def updates_without(
     Parameters
     ----------
     dry_run
-        Of the optimizer, before its update.
+        The dry run of the optimizer, before its update.
     gradients
         g_m (K,), one for each micro-batch.
     weights
@@ -219,7 +219,7 @@ def update_slope(
     optimizer, trained, theta
         As in `DryRun`; SGD, RMSprop, Adam or AdamW.
     gradients
-        Of the trained variables; ``None`` for one that does not move.
+        The gradients of the trained variables; ``None`` for one that does not move.
 
     Raises
     ------

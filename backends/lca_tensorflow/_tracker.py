@@ -54,8 +54,9 @@ class Tracker(KerasTracker[Loop]):
     Raises
     ------
     LCAError
-        If an argument has the wrong type or an invalid value, the three do not belong together, or the model
-        was built under a distribution strategy other than `tf.distribute.MirroredStrategy`.
+        If an argument has the wrong type or an invalid value, ``model``, ``optimizer`` and ``objective`` do
+        not belong together, or the model was built under a distribution strategy other than
+        `tf.distribute.MirroredStrategy`.
 
     Notes
     -----

@@ -71,7 +71,7 @@ class Division:
     column
         The ranks with the same place in their teams as this one, in the order of the teams.
     held
-        By name, which block of a parameter each of the ranks holds. Of those that hold the same one, the
+        By name, which block of a parameter each of the ranks holds. Among those that hold the same one, the
         first counts it.
     holders
         By name, the ranks that hold the same block of a parameter as this one.

@@ -33,8 +33,8 @@ class KeptResults:
     copy
         Gives the copy of an original, and everything else as it is.
     trial
-        Of a copy that is run in training mode: it gets what was computed in evaluation mode, and of what a
-        call may change a copy.
+        The state of a copy that is run in training mode: it gets what was computed in evaluation mode, and a
+        copy of any object that a call may change.
 
     Raises
     ------
@@ -133,7 +133,7 @@ _RANDOM = (
 
 
 def _random_states() -> tuple[bytes, bytes, object]:
-    """Of the global generators."""
+    """The states of the global generators."""
     numpy = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is what counts
     return torch.get_rng_state().numpy().tobytes(), pickle.dumps(numpy), random.getstate()
 

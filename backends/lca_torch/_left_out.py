@@ -30,7 +30,7 @@ class LongLeftOut(LeftOut):
     sums
         The sum (K,) of the gradients up to the end of each micro-batch.
     factors
-        Of the gradient of each micro-batch.
+        The factor of the gradient of each micro-batch.
     weights
         As in `updates_without`.
     multiple

@@ -59,7 +59,7 @@ class Loop(LoopContext):
     Parameters
     ----------
     gradients
-        Of the measured parameters.
+        The gradients of the measured parameters.
     requested
         As in `LoopContext`.
 

@@ -26,8 +26,8 @@ class Ranks:
     Attributes
     ----------
     reached
-        Of each rank, the positions of the parameters that the gradients exchanged last have reached; empty
-        before the exchange.
+        For each rank, the positions of the parameters that its gradients of the last exchange have reached;
+        empty before the exchange.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], measuring: MeasuringRanks) -> None:

@@ -64,7 +64,8 @@ class Tracker(ModelTracker[Loop]):
     Raises
     ------
     LCAError
-        If an argument has the wrong type or an invalid value, or the three do not belong together.
+        If an argument has the wrong type or an invalid value, or ``model``, ``optimizer`` and ``objective``
+        do not belong together.
 
     Notes
     -----
@@ -122,8 +123,8 @@ class Tracker(ModelTracker[Loop]):
         gets the model inside (``model.module``), and every rank measures the same steps. All micro-batches
         have the same weight; the gradients that a rank accumulates, also under ``no_sync()``, are one. At
         each step the ranks exchange their gradients, which takes as many vectors (K,) as there are ranks; one
-        that does not come within ``rank_timeout`` of the objective ends the measuring. Of a sharded model no
-        rank has a gradient of its own; there, the batches that the loop accumulates are the micro-batches.
+        that does not come within ``rank_timeout`` of the objective ends the measuring. For a sharded model,
+        no rank has a gradient of its own; there, the batches that the loop accumulates are the micro-batches.
 
         Parameters
         ----------

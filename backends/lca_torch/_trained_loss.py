@@ -63,7 +63,7 @@ class TrainedLoss:
 
     @property
     def eps(self) -> float:
-        """Of the dtype with the largest rounding errors."""
+        """The machine epsilon of the dtype with the largest rounding errors."""
         return max([self._loss.eps, *(own.loss.eps for own in self._passes if own.loss is not None)])
 
     @property

@@ -39,7 +39,7 @@ class _TrainerLoop(Loop):
     number of batches. The number may include labels that the model passes over (the first one of each row,
     where a model shifts them itself), and those of all processes (``average_tokens_across_devices``), and
     some models ignore it. What is trained may also be another loss than the model's own. All that is seen by
-    the gradients that reach the losses. Of several processes, training takes the mean of their gradients.
+    the gradients that reach the losses. With several processes, training takes the mean of their gradients.
     """
 
     measures_model = False
@@ -283,7 +283,7 @@ class _TrainerTracker(Tracker):
 
 
 def _is_of_model(objective: AnyObjective) -> bool:
-    """Whether it is the loss that the model itself returns."""
+    """Whether the objective measures the loss that the model itself returns."""
     return isinstance(objective, Objective) and objective._loss.is_of_model
 
 
@@ -425,7 +425,7 @@ class TrainerLog:
 
 
 def _is_whole(epochs: float | None) -> bool:
-    """Whether so many epochs of the trainer have ended, and no part of a further one.
+    """Whether ``epochs`` is a whole number of epochs, of one or more.
 
     >>> _is_whole(2.0), _is_whole(2.5), _is_whole(0), _is_whole(None)
     (True, False, True, False)

@@ -29,7 +29,7 @@ SURROGATES = 1_000
 """So many different surrogates at least; few layers are shifted further for that."""
 
 Draw = Callable[[int], np.ndarray]
-"""The numbers of coincidences of so many random surrogates."""
+"""The numbers of coincidences of the given number of random surrogates."""
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ SHRINK = 0.7
 PRIOR = 4
 """Steps that count as much as the variance known from all the data, when the first samples are drawn."""
 LEARN = 3
-"""Of so many steps that want all the data one gets half of them, if that is affordable: only samples show
-their variance."""
+"""Of this many steps that need all the data, one is measured on half of them if the budget allows it, because
+only samples show their variance."""
 WHOLE = 0.6
 """The part of the data above which a sample is replaced by all of them, which have no sampling error."""
 

@@ -318,7 +318,7 @@ class SampledRun:
 
 
 def _is_due(refresh: int | str | None, steps: int) -> bool:
-    """Whether the errors of all examples are measured after so many steps."""
+    """Whether the errors of all examples are measured after ``steps`` steps."""
     if isinstance(refresh, int):
         return steps % refresh == 0
     return refresh == "doubling" and steps >= EARLIEST and doubles(steps)

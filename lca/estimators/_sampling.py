@@ -47,7 +47,7 @@ class Sampler:
     floor
         The part of the probability that does not depend on scores, in (0, 1].
     seed
-        Of the random numbers.
+        The seed of the random numbers.
 
     Raises
     ------

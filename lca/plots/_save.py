@@ -38,7 +38,7 @@ def save_all(
     Parameters
     ----------
     record
-        A path, a dataset from `lca.open_record`, or several runs from `lca.open_runs`. Of several runs, the
+        A path, a dataset from `lca.open_record`, or several runs from `lca.open_runs`. For several runs, the
         figures are ``conditions``, with intervals, and the means of each condition: ``cumulative-...``, and
         of losses with classes ``classes-...``.
     folder

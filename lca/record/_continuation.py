@@ -131,7 +131,7 @@ class Continuation:
     def compare_run(self, settings: Mapping[str, Any]) -> None:
         """Warn if a tracker measures other data than the record that it continues; refuse another span.
 
-        Of what the tracker knows itself, the rest may change, such as the learning rate of its optimizer.
+        Other settings that the tracker adds itself may change, such as the learning rate of its optimizer.
 
         Raises
         ------
@@ -161,7 +161,7 @@ class Continuation:
                 )
 
     def follow(self, updates: int, place: Place) -> None:
-        """Count from ``updates``: so many has a trainer made, which is here and continues by itself.
+        """Count from ``updates``, the number of updates that a trainer has made which resumes by itself.
 
         Unless ``resume_at`` said where to continue, or the run is where the record ended: then the trainer
         counts other updates as well. A record that was not to be continued misses no rows.

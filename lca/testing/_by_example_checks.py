@@ -28,9 +28,9 @@ MANY = 256
 """The largest number of examples of which all are summed; of more, a sample is."""
 GROUPINGS = ("tensor", "layer", "neuron")
 MOST_GROUPS = 64
-"""Neurons are groups in models of up to so many."""
+"""A model with more groups than this is grouped by layer instead."""
 FEW_ENTRIES = 50
-"""A movement of up to so many entries is printed with a case."""
+"""A movement of at most this many entries is printed with a case."""
 TINY = 2.0**-40
 """A power of 2: slopes along a movement that is smaller by this factor are exactly as much smaller."""
 

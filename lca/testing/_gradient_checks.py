@@ -318,7 +318,7 @@ def losses_do_not_jump(subject: ObjectiveSubject, draw: Draw) -> None:
 
 
 JUMP = 64.0
-"""A loss that changes so many times as much as its slopes say has a jump."""
+"""A loss that changes by this many times the change that its slopes predict has a jump."""
 
 
 HALVINGS: dict[Any, int] = {np.float64: 44, np.float32: 16}

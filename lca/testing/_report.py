@@ -76,7 +76,7 @@ class Check:
         A function that says whether the law applies to a subject. The first line of its docstring, "Whether
         ...", tells the condition in reports.
     part
-        A costly law is checked on one of so many samples, and on one at least.
+        A costly law is checked on one in ``part`` samples, and on at least one.
     """
 
     name: str
@@ -335,7 +335,7 @@ class Report:
     samples
         The number of random cases of each check.
     seed
-        Of the random cases.
+        The seed of the random cases.
 
     Examples
     --------

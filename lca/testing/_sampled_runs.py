@@ -252,7 +252,7 @@ def errors_of_runs(
     make: Callable[[int, np.random.Generator], SampledRidges] = SampledRidges.random,
     steps: int = STEPS,
 ) -> Errors:
-    """The errors of ``runs`` independent runs of so many steps, all on one problem that ``make`` draws."""
+    """The errors of ``runs`` independent runs of ``steps`` steps, all on one problem that ``make`` draws."""
     objective, batches = make(estimator.degree, kit_rng(seed, 0)), _batches_in_data(estimator)
     if batches is not None:
         objective = _of_size(objective, round(batches * batch_size(micro_batches_of(estimator))))

@@ -177,7 +177,7 @@ def ridge(seed: int, power: int, *, size: int = 6, steps: int = 3) -> Problem:
     Parameters
     ----------
     seed
-        Of the random numbers.
+        The seed of the random numbers.
     power
         The degree of the polynomial.
     size
@@ -209,7 +209,7 @@ def network(
     Parameters
     ----------
     seed
-        Of the random numbers.
+        The seed of the random numbers.
     activation
         The activation function of the hidden layers: ``"tanh"`` or ``"relu"``.
     sizes
@@ -242,7 +242,7 @@ def random_batch(network: Network, seed: int, n: int = 17, *, weighted: bool = F
     network
         A model of `lca.reference`.
     seed
-        Of the random numbers.
+        The seed of the random numbers.
     n
         The number of examples.
     weighted
@@ -273,7 +273,7 @@ def random_path(layout: Layout, seed: int, steps: int, *, start: _Array | None =
     layout
         Names and shapes of the parameters.
     seed
-        Of the random numbers.
+        The seed of the random numbers.
     steps
         The number of steps.
     start

@@ -19,9 +19,9 @@ from lca.tracking._epochs import is_near
 NEAR = 0.1
 """How far a ratio may be from a whole number, as a part of it, and still be taken for it."""
 FAR_TOO_LARGE = 1.15
-"""A sum so many times the loss change is not due to shuffled epochs, which make sums too small."""
+"""A sum this many times the loss change is not due to shuffled epochs, which make sums too small."""
 MANY_TIMES = 5.0
-"""A sum so many times the loss change is most likely noise, as the loss has hardly changed."""
+"""A sum this many times the loss change is most likely noise, as the loss has hardly changed."""
 USUAL = {CrossFit: 9, LaggedCrossFit: 12}
 """By how many percent of the loss change sums were off in shuffled epochs, with ``epoch=``, at most."""
 ADAPTIVE = "lca.Adaptive, with span= or every= for less cost"
@@ -212,7 +212,7 @@ def _of_next_batch(supplied: Collection[str] | None) -> list[str]:
 
 
 def _of_batches(estimator: Estimator | None, supplied: Collection[str] | None) -> list[str]:
-    """Of an estimator on the batches of training, or of one that is not known here."""
+    """The causes for an estimator on the batches of training, or for one that is not known here."""
     crossed = _crossed(supplied)
     match estimator:
         case SameBatch():

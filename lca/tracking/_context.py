@@ -258,7 +258,7 @@ class LoopContext(ABC):
         return (off / norm if norm else inf), next(found, "")
 
     def examples(self) -> tuple[int, int]:
-        """Of the coming update, the number of examples, and that in its largest micro-batch; 0 if unknown."""
+        """The numbers of examples of the coming update and of its largest micro-batch; 0 if unknown."""
         try:
             counts = list(map(self._count_examples, self._batches))
         except LCAError:

@@ -17,7 +17,7 @@ Numbers = NDArray[np.int64]
 RARE = 1e-6
 """Significance level: fewer repeats are not taken for chance."""
 ENOUGH = 60.0
-"""Where draws with replacement would have given so many repeats, all is known."""
+"""Rows are compared until draws with replacement would have given this number of repeats."""
 _COLUMNS = 64
 """The most entries of a tensor by which its rows are told apart."""
 _CHUNK = 4096

@@ -375,7 +375,7 @@ def _seconds(
 
 
 def _seconds_of_examples(count: float, sizes: tuple[int, ...], speed: Speed) -> float | None:
-    """The time of gradients on so many examples, in samples of these sizes; ``None`` if it is not known."""
+    """The time of gradients on ``count`` examples, in samples of these sizes; ``None`` if not known."""
     each = [speed.of_examples(size) for size in sizes or (count,)]
     known = [seconds for seconds in each if seconds is not None]
     return sum(known) * count / sum(sizes or (count,)) if len(known) == len(each) else None

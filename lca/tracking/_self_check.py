@@ -55,8 +55,9 @@ class SelfCheck:
     the state in which the step is allocated.
 
     Cost: one forward pass for each measurement; with ``"doubling"`` at most log₂(T / 16) + 3 in T
-    consecutive steps, and eight times as many where fewer than 16 are consecutive. Of an estimator on
-    training batches a few examples are measured twice first: the change of a random loss is no check.
+    consecutive steps, and eight times as many where fewer than 16 are consecutive. With an estimator on
+    training batches, a few examples are measured twice first, because the change of a random loss cannot
+    check anything.
 
     Parameters
     ----------
@@ -356,7 +357,7 @@ class _Data:
         self.examples, self._missing = examples, 1 - examples / len(weighted)
 
     def twice(self, theta: Vector, state: State | None, measured: float) -> tuple[float, float]:
-        """The loss of a few examples twice; if it is no mean over examples, ``measured`` and once more."""
+        """The loss of a few examples twice; if it is not a mean over examples, ``measured`` and once more."""
         objective = at_state(self._objective, state)
         with suppress(LCAError):
             if isinstance(self._objective, Sampled):
