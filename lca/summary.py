@@ -211,7 +211,7 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
             caption += f" The change of the loss is that of {examples[0]:,} examples."
         state = max(of_loss.get("state_moved_steps", 0) for of_loss in self.values())
         if state:
-            caption += f" In {state:,} of them the state moved; what that changed is in no row."
+            caption += f" In {state:,} of them the state moved; the loss change by this is in no row."
         caption += _path_difference(first) + _wide_intervals(self)
         if "tied" in first:
             caption += f" Tied, each one tensor under its first name: {_in_words(first['tied'])}."

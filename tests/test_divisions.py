@@ -34,7 +34,7 @@ def test_a_mapping_is_a_division_of_its_own():
     ("groups", "message"),
     [
         ({"a": "mlp", "b": "bias$"}, "'h.mlp.bias' is in the groups 'a' and 'b'"),
-        ({"a": "conv"}, "'a' .* selects no tensor; there are h.attn.q_proj.weight"),
+        ({"a": "conv"}, "'a' .* selects no tensor; the tensors are h.attn.q_proj.weight"),
         ({"a": ["h.mlp"]}, "lists 'h.mlp', which is not a tensor"),
         ({"a": "("}, "is not a regular expression"),
         ({"a": 3}, "selected by a int; use a regular expression"),
@@ -45,7 +45,7 @@ def test_a_mapping_is_a_division_of_its_own():
         ({}, "groups must be a mapping"),
         ({"layer": r"h\.(?P<layer>\d)"}, "a division cannot be called 'layer'"),
         ({"block": r"(?P<a>mlp)|(?P<b>norm)"}, "has 2 named groups and must have one"),
-        ({"block": r"conv(?P<block>\d)"}, "matches no tensor; there are h.attn"),
+        ({"block": r"conv(?P<block>\d)"}, "matches no tensor; the tensors are h.attn"),
         ({"block": r"(?P<block>"}, "is not a regular expression"),
     ],
 )

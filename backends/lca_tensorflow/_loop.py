@@ -211,11 +211,12 @@ class Loop(LoopContext):
         if altered := [v.path for found, gradient, v in seen if not _is_from(found, gradient)]:
             raise LCAError(
                 f"the loop alters gradients between the tape and the optimizer, that of {altered[0]!r} among "
-                "them, so the gradient of the loss is unknown. If it adds gradients up or clips their global "
-                "norm, pass the gradients of the tape to the tracker: total = tracker.add(None, gradients). "
-                "If it clips each by itself, let the optimizer do that (clipnorm=, clipvalue=), or pass them "
-                "on as well, with NextBatch or SameBatch; if it scales them, scale the loss. Or use an "
-                "estimator that requires no gradient of training (lca.estimators.SampledPathIntegral)."
+                "them, so the gradient of the loss is unknown. If it adds gradients up or clips their "
+                "global norm, pass the gradients of the tape to the tracker: total = tracker.add(None, "
+                "gradients). If it clips each gradient by itself, let the optimizer do that (clipnorm=, "
+                "clipvalue=), or pass the gradients to the tracker as well, with NextBatch or SameBatch; if "
+                "it scales the gradients, scale the loss instead. Or use an estimator that requires no "
+                "gradient of training (lca.estimators.SampledPathIntegral)."
             )
         if len(seen) < len(pairs):
             self._refuse_clipped()

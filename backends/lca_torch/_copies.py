@@ -49,8 +49,7 @@ def not_copied(what: str, why: str) -> NotCopiedError:
 
 @dataclass
 class Trial:
-    """The state of a copy run in training mode, which may move only what it does not share with the
-    original."""
+    """The state of a copy in training mode, which may move only what it does not share with the original."""
 
     training: bool = False
     """Whether modules are in training mode now."""

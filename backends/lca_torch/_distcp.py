@@ -124,8 +124,7 @@ class _Folder:
                 )
 
     def names(self) -> Iterator[tuple[str, str, str]]:
-        """For each entry: the dictionary it was saved in ("" at the top), its name in it, and its name
-        here."""
+        """For each entry: the dictionary it was saved in ("" at the top), its name there, its name here."""
         paths = self._metadata.planner_data
         for stored in self._metadata.state_dict_metadata:
             key, *rest = paths.get(stored, (stored,)) if isinstance(paths, dict) else (stored,)

@@ -315,9 +315,10 @@ class TorchLoss(ModelLoss):
         """Raise `LCAError` if a loss is constant in all of these, unless that is known since `try_out`."""
         if not loss.requires_grad and (names := sorted(set(wanted) - self._unused)):
             raise LCAError(
-                f"no gradient of the measured loss reaches what is trained now ({listed(names)}): the loss "
-                "does not depend on it, or detaches it. If it is trained with a loss of its own while the "
-                "rest is frozen (GAN), make a tracker for each model with its optimizer and its loss."
+                "no gradient of the measured loss reaches the parameters that are trained now "
+                f"({listed(names)}): the loss does not depend on it, or detaches it. If it is trained with a "
+                "loss of its own while the rest is frozen (GAN), make a tracker for each model with its "
+                "optimizer and its loss."
             )
 
     def try_out(self, theta: Tensor, batch: PyTree) -> list[str]:

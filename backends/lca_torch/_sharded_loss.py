@@ -100,8 +100,8 @@ class ShardedLoss(SharedLoss):
             first, expected = known.setdefault(team, (rank, own))
             if own != expected:
                 raise DataError(
-                    f"the ranks {first} and {rank} of one tensor-parallel group have different batches of "
-                    "training; give them the same."
+                    f"the ranks {first} and {rank} of one tensor-parallel group have different training "
+                    "batches; give them the same batch."
                 )
             if not number:
                 raise DataError(f"the batch of training of rank {rank} has no weight; skip it on all ranks.")
@@ -231,7 +231,7 @@ class ShardedLoss(SharedLoss):
         missing = sorted(self._own.keys() - found)
         if missing:
             raise LayoutError(
-                f"parameter {missing[0]!r} is whole at the moment; measure outside of the forward and "
+                f"parameter {missing[0]!r} is unsharded at the moment; measure outside of the forward and "
                 "backward pass of training."
             )
 

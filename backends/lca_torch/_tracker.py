@@ -109,9 +109,8 @@ class Tracker(ModelTracker[Loop]):
         "nor for a penalty alone: weight * (loss + penalty) belongs to each. A loop that collects batches "
         "first takes them from the loader itself and calls tracker.begin_batch(batch, weight=...) before the "
         "backward pass of each",
-        "halves": f"loop over tracker.batches(loader), {_NOT_AHEAD}, one batch with at least two examples to "
-        "an update, and one update from each; with gradient accumulation use CrossFit(micro_batches=M) "
-        "without own_pass",
+        "halves": f"loop over tracker.batches(loader), {_NOT_AHEAD}, and make one update from each batch, of "
+        "at least two examples; with gradient accumulation use CrossFit(micro_batches=M) without own_pass",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }

@@ -120,8 +120,8 @@ class AdaptiveSampleSize:
             )
         if self.relative_error and (self.groups is None or _inner(self.probe).micro_batches < 2):
             raise LCAError(
-                "relative_error needs groups=..., the groups of parameters whose sums it limits the error "
-                "of, and a probe with micro_batches=2 or more, as one sample has no spread."
+                "relative_error limits the errors of sums over groups of parameters, so it needs "
+                "groups=..., and a probe with micro_batches=2 or more, as one sample has no spread."
             )
         if self.largest is not None and (not isinstance(self.largest, int) or self.largest < 1):
             raise LCAError(f"largest must be a whole number ≥ 1 or None, got {self.largest!r}.")
@@ -166,9 +166,9 @@ class AdaptiveSampleSize:
         m = _inner(self.probe).micro_batches
         if self.examples is None and n < m:
             raise LCAError(
-                f"relative_error takes all of the data at some steps, in one part for each of {m} "
-                f"micro-batches, and there are {n} examples; use fewer micro-batches, or an estimator on all "
-                "data (lca.Adaptive)."
+                f"relative_error measures some steps on all the data, split into {m} micro-batches, but "
+                f"there are only {n} examples; use fewer micro-batches, or an estimator on all data "
+                "(lca.Adaptive)."
             )
         probe = self.probe if self.examples is None else affordable(self.probe, self.examples, n)
         run = probe.start(objective)

@@ -97,8 +97,9 @@ class Trials:
         which = int(np.flatnonzero(before != now)[0])
         raise DataError(
             f"batch_weight gives {now[which]:.6g} for a batch to which it gave {before[which]:.6g} in the "
-            "state in which the loss is measured: it reads what has changed since, such as the weights of "
-            "classes. Keep that as it is during the run, or measure all data as one batch (batch_size=)."
+            "state in which the loss is measured: it reads something that has changed since, such as the "
+            "weights of classes. Keep that as it is during the run, or measure all data as one batch "
+            "(batch_size=)."
         )
 
     def _weights_now(self) -> np.ndarray | None:

@@ -155,7 +155,7 @@ def _file_name(text: str) -> str:
 def _image(ax: Axes, format: Format) -> bytes:  # noqa: A002
     buffer, figure = BytesIO(), ax.get_figure(root=True)
     if figure is None:
-        raise LCAError("the Axes belong to no figure.")
+        raise LCAError("the Axes belong to no figure; pass Axes that were made by plt.subplots().")
     figure.savefig(buffer, format=format, metadata={_KEYS[format]: GENERATOR})
     image = buffer.getvalue()
     return image + f"% {GENERATOR}\n".encode() if format == "pdf" else image

@@ -121,9 +121,9 @@ class Continuation:
         for key, value in settings.items():
             if value != stored.get(key, value):
                 warnings.warn(
-                    f"settings[{key!r}] of the record {str(self._path)!r} is {stored[key]!r}, which it "
-                    f"keeps, and {value!r} is passed now; pass the same value, the new one under another "
-                    "name, or write another record.",
+                    f"settings[{key!r}] is {stored[key]!r} in the record {str(self._path)!r}, which keeps "
+                    f"it, but {value!r} is passed now; pass the same value, the new one under another name, "
+                    "or write another record.",
                     LCAWarning,
                     stacklevel=5,
                 )
@@ -196,10 +196,10 @@ class Continuation:
         end.arrived, end.displaced = True, not end.place.is_at(Place.of(theta()))
         if end.displaced:
             warnings.warn(
-                f"the parameters are not those with which the record {str(self._path)!r} ended: training did "
-                f"not continue from the end of step {end.step - 1}. Load the checkpoint of that moment, or "
-                "pass resume_at=, the number of steps made before: of an earlier checkpoint, or if the last "
-                "ones were not measured.",
+                f"the parameters are not those with which the record {str(self._path)!r} ended: training "
+                f"did not continue from the end of step {end.step - 1}. Load the checkpoint of that moment. "
+                "If training continues from an earlier checkpoint, or the last steps were not measured, "
+                "pass resume_at=, the number of steps made before.",
                 LCAWarning,
                 stacklevel=4,
             )

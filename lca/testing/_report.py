@@ -394,7 +394,7 @@ class Report:
         names = [*first, *(r.check.name for r in self.failed if r.check.name not in COMPARED)]
         text = f"{len(self.failed)} of {len(self.results)} checks failed: {', '.join(names)}."
         if first and len(names) > 1:
-            text += f" Mend {first[0]} first: others compare runs, and may fail because of it alone."
+            text += f" Mend {first[0]} first: other checks compare runs, and may fail only because of it."
         return text
 
     def __str__(self) -> str:

@@ -27,12 +27,12 @@ USUAL = {CrossFit: 9, LaggedCrossFit: 12}
 ADAPTIVE = "lca.Adaptive, with span= or every= for less cost"
 SAMPLED = "use SampledPathIntegral(refine=0.03) or lca.Adaptive"
 OTHER_DATA = (
-    "other data are measured than trained (a held-out set, a part of the training data): measure those of "
-    "training, or use SampledPathIntegral"
+    "the measured data are not the training data (a held-out set, a part of the training data): measure the "
+    "training data, or use SampledPathIntegral"
 )
 OTHER_LOSS = (
-    "another loss is trained than measured (dropout, label smoothing, mixup, augmentation, penalties, batch "
-    "statistics): use SampledPathIntegral"
+    "the trained loss is not the measured loss (dropout, label smoothing, mixup, augmentation, penalties, "
+    "batch statistics): use SampledPathIntegral"
 )
 OTHER_GRADIENT = (
     "the gradient of the measured loss is not its derivative (gradient reversal, straight-through "
@@ -44,7 +44,7 @@ OTHER_GRADIENTS = (
     "its own, or by a number of ranks): do that with the loss"
 )
 ONE_BATCH = (
-    "several updates are made from one batch, so that a step is judged by the batch that has caused it: make "
+    "several updates are made from one batch, so that a step is judged by the batch that caused it: make "
     "one update from each batch, or use SampledPathIntegral"
 )
 
@@ -54,8 +54,8 @@ IN_ORDER = (
     "SampledPathIntegral"
 )
 NOISE = (
-    "gradients of batches are noisy, which counts more the smaller the batches are and the less the loss has "
-    "changed: SampledPathIntegral(micro_batches=4) has error bars, and so has CrossFit(independent=True)"
+    "gradients of batches are noisy, most of all with small batches, and the loss has changed little in "
+    "comparison: SampledPathIntegral(micro_batches=4) has error bars, and so has CrossFit(independent=True)"
 )
 OTHER_PIECES = (
     "micro-batches are not samples of one loss (a domain or task in each): mix all data in each, or use "
@@ -66,8 +66,8 @@ OTHER_OPTIMIZERS = (
     "model with its optimizer"
 )
 MOVED = (
-    "what the loss reads besides θ has moved (variables, buffers, attributes), and the loss may no longer be "
-    "a mean over examples: a new objective, made in the present state, tests that"
+    "something that the loss reads besides θ has moved (variables, buffers, attributes), and the loss may "
+    "no longer be a mean over examples: a new objective, made in the present state, tests that"
 )
 
 
@@ -244,10 +244,10 @@ def _of_epochs(
     """The order of shuffled epochs; first what has the size of this miss, without what is known not to be."""
     told = estimator.epoch
     if getattr(estimator, "independent", False):
-        afresh = "batches come from epochs: omit independent=True, and pass the updates of one as epoch="
+        afresh = "batches come from epochs: omit independent=True, and pass the updates in an epoch as epoch="
         within = (
-            "a batch is drawn without replacement: pass epoch= as well, all examples divided by those of an "
-            "update"
+            "a batch is drawn without replacement: pass epoch= as well, the number of all examples divided "
+            "by that of an update"
         )
         return [afresh, within] if told is None else [afresh] * (told > 1)  # 1: full batches
     if told is None:

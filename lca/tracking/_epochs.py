@@ -80,8 +80,7 @@ class EpochLength:
         warnings.warn(text, LCAWarning, stacklevel=3)
 
     def _passes(self, made: int) -> int:
-        """The number of passes over the data in ``made`` updates, by the epoch that the estimator was
-        given."""
+        """The passes over the data in ``made`` updates, by the epoch that the estimator was given."""
         passes = round(made / (self._told or made))
         return passes if passes > 1 and is_near(made, passes * (self._told or 0)) else 1
 

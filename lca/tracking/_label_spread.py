@@ -22,7 +22,7 @@ MOST_UPDATES = 100
 FAR = 6.0
 """A spread this many standard errors below its mean is too small: batches may hold views of one example."""
 SORTED = (
-    "the micro-batches of an update have other labels than each other, as in batches that are sorted by "
+    "the micro-batches of an update differ in their labels, as in batches that are sorted by "
     "class: shuffle the examples of a batch"
 )
 ALIKE = (

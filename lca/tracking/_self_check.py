@@ -229,10 +229,11 @@ class SelfCheck:
             if abs(first - again) > repeat(first, array_ops(step.start).eps(step.start)):
                 _warn(
                     f"the loss {data.name!r} was {first:.6g} and then {again:.6g} at the same parameters: it "
-                    "draws random numbers, so its change is no check of the allocations, and there will be "
-                    "none. They are those of its mean over what is drawn, if training draws anew for each "
-                    "batch. To have them checked, draw once, pass the draws with the data of the objective, "
-                    "and turn off random layers and augmentation where the loss is measured."
+                    "draws random numbers, so its change cannot check the allocations, and the check is "
+                    "omitted. If training draws anew for each batch, the allocations are those of the mean "
+                    "of the loss over the draws. To have them checked, draw once, pass the draws with the "
+                    "data of the objective, and turn off random layers and augmentation where the loss is "
+                    "measured."
                 )
                 return True
         return False

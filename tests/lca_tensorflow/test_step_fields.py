@@ -265,7 +265,7 @@ def test_a_step_is_skipped_if_the_next_update_has_no_gradient_of_what_it_moved(e
 
 
 def test_updates_of_blocks_in_turns_are_refused_with_the_reason():
-    reason = "a gradient of every tensor that the update before has moved; .* two optimizers .*SampledPathI"
+    reason = "a gradient of every tensor that the previous update has moved; .* two optimizers .*SampledPathI"
     with pytest.raises(LCAError, match=reason):
         updated(NextBatch(lca.RIGHT), slice(0, 2), slice(2, 4))
 

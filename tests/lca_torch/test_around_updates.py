@@ -477,7 +477,7 @@ def test_micro_batches_whose_examples_are_in_no_random_order_are_warned_of(how):
                     loss_of(model, batch).backward()
                 optimizer.step()
 
-    with pytest.warns(LCAWarning, match="independent samples of the data.* other labels than each other"):
+    with pytest.warns(LCAWarning, match="independent samples of the data.* differ in their labels"):
         run()
 
 
