@@ -1,4 +1,4 @@
-"""`Openings`: begins the account of a step where that of the step before ended, if the state moved since."""
+"""`Openings`: adds what moved the state between two updates to the loss change of the later step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -8,7 +8,7 @@ from pathlib import Path
 from lca.errors import OutputError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(:/|::.*:/)")
-"""Also of ``Path("s3://bucket")``, which has one slash left."""
+"""A URL, also as ``Path("s3://bucket")``, of which one slash is left."""
 
 
 def local_path(path: str | PathLike[str], error: type[ValueError] = OutputError) -> Path:

@@ -71,7 +71,7 @@ class Copier:
     objects: list[tuple[str, Any]] = field(default_factory=list)
     """Objects copied attribute by attribute, with their paths; their classes may change."""
     trial: Trial | None = None
-    """Of copies that are run in training mode."""
+    """The state of copies that are run in training mode."""
     _memo: dict[int, Any] = field(default_factory=dict)
     _alive: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
 
@@ -356,7 +356,7 @@ def _is_plain(value: Any) -> bool:
 
 
 _CUSTOM = ("__new__", "__reduce__", "__reduce_ex__", "__deepcopy__")
-"""By these, libraries say how an object is copied; those of the user may return the very object."""
+"""Methods by which libraries define how an object is copied; those of a user may return the same object."""
 _HEAP = 512
 """The flag of classes that a class statement has made, not C."""
 

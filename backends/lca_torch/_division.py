@@ -27,7 +27,7 @@ class Form(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Any) -> "Form | None":
-        """That of a tensor; ``None`` if it is not divided."""
+        """The form of a tensor; ``None`` if it is not divided."""
         if not is_sharded(tensor):
             return None
         return cls(tensor.device_mesh, tuple(tensor.placements), tensor.shape, tensor.stride())

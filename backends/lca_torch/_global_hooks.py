@@ -1,4 +1,4 @@
-"""Hooks and modes that see all that torch computes: measuring runs private copies, or none, of the user's."""
+"""Hooks and modes that see everything torch computes: measuring runs private copies of them, or none."""
 
 from collections.abc import Iterable
 from typing import Any

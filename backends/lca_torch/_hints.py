@@ -1,4 +1,4 @@
-"""What a loss divides by instead of the number of examples, where its options or the data show it."""
+"""Hints for error messages: what a loss divides by, or takes, where its options or the data show it."""
 
 import re
 from collections.abc import Collection, Iterator

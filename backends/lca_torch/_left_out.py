@@ -79,7 +79,7 @@ class LongLeftOut(LeftOut):
         return values, fsum(sizes)
 
     def _gradients(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        """Those of the micro-batches as the loop takes them, from their sums: new tensors."""
+        """The gradients of the micro-batches as the loop takes them, new tensors, from their sums."""
         first, *others = self._factors
         differences = (after - before for before, after in pairwise(sums))
         return [

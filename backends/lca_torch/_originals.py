@@ -1,4 +1,4 @@
-"""What code finds by the identity of an object, with private copies in place of the user's objects.
+"""`Originals`: lets code that finds objects by their identity work on private copies of these objects.
 
 A registry may have modules as keys, or their `id`; blocks may refer to their model weakly.
 """

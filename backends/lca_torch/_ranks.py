@@ -46,7 +46,7 @@ class Ranks:
         self._own[which] = own.add_(added) if own is not None and accumulates else added.clone()
 
     def marks(self) -> list[Tensor]:
-        """For each rank in order what the gradients up to its own add to their average (K,).
+        """The running sums, rank by rank, of the gradients divided by the number of ranks, (K,) each.
 
         The last one is the average. Every rank must call it.
 

@@ -85,7 +85,7 @@ class Captured:
         return self._tensor
 
     def value(self) -> Tensor:
-        """The same, detached."""
+        """The value of `now`, detached."""
         return self.now().detach()
 
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""`ReducedPasses`: whether some backward passes of an update are reduced over processes, others not."""
+"""`ReducedPasses`: whether only some backward passes of an update are reduced over processes."""
 
 from math import isfinite
 

@@ -258,7 +258,7 @@ class Tracker(ModelTracker[Loop]):
         return self._trained
 
     def _note_modes(self) -> None:
-        """At the end of a backward pass: the modes may be others at the update, where they are looked at."""
+        """Note the modes at the end of a backward pass, as they may be others at the update."""
         if self._loop_check.looks_at_next:
             self._trained.note_modes()
 

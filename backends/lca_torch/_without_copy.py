@@ -1,4 +1,4 @@
-"""State that has no copy: environment variables, attributes of objects that are never copied."""
+"""State that cannot be copied: environment variables, attributes of objects that are never copied."""
 
 from contextlib import AbstractContextManager
 from enum import Enum

@@ -119,7 +119,7 @@ class Adaptive:
 
     @property
     def cost(self) -> Cost:
-        """That of a step which needs no refinement."""
+        """The cost of a step that needs no refinement."""
         return Cost(full_gradients=2 if self.audit == 1 else 1)
 
     @property

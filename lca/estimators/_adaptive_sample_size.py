@@ -133,7 +133,7 @@ class AdaptiveSampleSize:
 
     @property
     def vectors(self) -> int:
-        """Those of the samples."""
+        """The number of vectors that the samples need."""
         return self.probe.vectors
 
     @property
@@ -143,7 +143,7 @@ class AdaptiveSampleSize:
 
     @property
     def largest_cost(self) -> Cost:
-        """That of the largest samples; all the data at every node, unless ``largest`` is given."""
+        """The cost of the largest samples; all the data at every node, unless ``largest`` is given."""
         if self.examples is None and self.largest is not None:
             return _sized(self.probe, _inner(self.probe).size * self.largest).largest_cost
         inner = _inner(self.probe)

@@ -96,7 +96,7 @@ class ControlVariate:
 
     @property
     def vectors(self) -> int:
-        """Those of the samples, and the anchor with its gradient."""
+        """The vectors of the samples, and the anchor with its gradient."""
         return self.probe.vectors + 2
 
     @property

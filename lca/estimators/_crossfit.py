@@ -355,7 +355,7 @@ class _Crossed(Sequence[Vector]):
 
 
 def _factors(now: Sequence[MicroBatch], after: Sequence[MicroBatch]) -> tuple[float, float]:
-    """Those of the contrast and of the mean of the next gradients, times the difference of two updates.
+    """The factors of the contrast and of the mean of the next gradients, times the difference of two updates.
 
     The contrasts of the notes are ``h = (g_1 - g_2) √(w_1 w_2 / (w_1 + w_2))`` and
     ``J h = (Δ^{(−2)} - Δ^{(−1)}) √((1 - w_1)(1 - w_2) / (w_1 + w_2))``.

@@ -1,4 +1,4 @@
-"""Names in the code of functions."""
+"""The names and modules that the code of a function refers to."""
 
 import re
 import sys

@@ -75,7 +75,7 @@ class Trials:
         self._on_some = False  # whether any of them was on some of the examples
 
     def state(self) -> State | None:
-        """That of the loss, with the weights of a few batches where a function of the user gives them."""
+        """The state of the loss, with the weights of a few batches if the user's function gives weights."""
         found, weights = self._loss.state(), self._weights_now()
         if weights is None:
             return found

@@ -133,7 +133,7 @@ def tagged(loss: str, values: Mapping[str, float]) -> dict[str, float]:
 
 
 def checks_in(values: Mapping[str, float]) -> dict[str, float]:
-    """Those of the numbers that tell of a self-check, which loggers of every n-th step do not leave out.
+    """The numbers of a self-check, which loggers of every n-th step do not leave out.
 
     >>> checks_in({"loss": 0.5, "checked_sum": -1.5})
     {'checked_sum': -1.5}

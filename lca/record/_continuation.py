@@ -26,7 +26,7 @@ from lca.tolerances import EPS32, summed
 _UNKNOWN: Mapping[str, Any] = {"margin": inf, "noise": None, "windows": []}
 """The self-checks of a part of a run that its writer did not close."""
 _ADDRESS = " object at 0x"
-"""In the repr of an object that has none of its own, which differs in every process."""
+"""Part of the default repr of an object, which differs in every process."""
 
 
 class Continuation:

@@ -41,7 +41,7 @@ from lca.row import Row, rows_of
 BLOCK, LARGEST_USUAL_BLOCK = 64, 4_096
 """Rows of a block by default: as many as hold `NUMBERS_OF_A_BLOCK` values, within these limits."""
 NUMBERS_OF_A_BLOCK = 2**22
-"""So that blocks of small models, whose steps take little time, are written seldom."""
+"""So many numbers that blocks of small models, whose steps take little time, are written seldom."""
 
 
 class Record:

@@ -1,4 +1,4 @@
-"""Which records this process writes, and what closes those that are not closed by whoever writes them."""
+"""The records that this process is writing, and the closing of those that are left open."""
 
 import atexit
 import gc
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lca.record._record import Record
 
 _OPEN: "weakref.WeakValueDictionary[Path, Record]" = weakref.WeakValueDictionary()
-"""By lock file."""
+"""The records that are open, by lock file."""
 _UNWRITTEN: "set[weakref.finalize[..., Record]]" = set()
 """Write the rows of the records that are open, if these are collected or the process ends."""
 

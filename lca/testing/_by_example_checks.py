@@ -105,7 +105,7 @@ def _case(subject: ObjectiveSubject, draw: Draw) -> _Case:
 
 
 def _movement(subject: ObjectiveSubject, layout: Layout, draw: Draw, rng: np.random.Generator) -> Array:
-    """To another point; or one tensor stays; or a tensor moves by 0, a, -a, a, ..., which add up to 0."""
+    """A movement to another point; or one tensor stays; or one moves by 0, a, -a, a, ..., adding up to 0."""
     start, end = (subject.numbers(layout, draw, stream) for stream in (0, 1))
     movement: Array = ((end - start) / 8).astype(subject.widest)
     parts = list(layout.unflatten(movement).values())

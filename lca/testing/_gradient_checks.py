@@ -188,7 +188,7 @@ ROOT_STEPS, SMALL = 12, 1e-2
 
 
 NEAR_ROOT = (0.0, 1e-3, -1e-5, 1e-6, -1e-7)
-"""Where an entry is as small as these parts of its usual size."""
+"""Distances from the point where an entry of the gradient is 0, at which this entry is checked."""
 
 
 LARGEST_SINGLE = float(np.finfo(np.float32).max) / 4

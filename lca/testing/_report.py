@@ -54,7 +54,7 @@ class Tally:
 
     @property
     def text(self) -> str:
-        """For the table of a report."""
+        """The result in words, for the table of a report."""
         discarded = f", {self.discarded} discarded" if self.discarded else ""
         return f"{self.cases} cases{discarded}" if self.cases else "statistical"
 
@@ -92,7 +92,8 @@ class Check:
 
     @property
     def condition(self) -> str:
-        """On what condition the law applies, as ``"only if ..."``; empty if the docstring does not say so.
+        """The condition under which the law applies, as ``"only if ..."``; empty if the docstring does not
+        say so.
 
         >>> def signed(subject): "Whether the values have signs."
         >>> Check("signs", print, None, signed).condition

@@ -1,4 +1,4 @@
-"""`Accumulation`: whether an update was made from as many batches as others, as not at the ends of epochs."""
+"""`Accumulation`: whether every update is made from the same number of batches, also when an epoch ends."""
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Hashable

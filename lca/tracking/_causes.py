@@ -1,4 +1,4 @@
-"""Why the allocations of an estimator may not sum to the loss change: advice that is not taken yet."""
+"""Likely causes where allocations do not sum to the loss change, each with advice not yet followed."""
 
 from collections.abc import Collection, Sequence
 
@@ -185,7 +185,7 @@ def _factor_of_training(estimator: Estimator | None, ratio: float) -> float:
 
 
 def _of_samples(probe: SampledPathIntegral) -> list[str]:
-    """They are drawn from the measured loss, so the loop does not matter."""
+    """The causes for samples: these are drawn from the measured loss, so the loop does not matter."""
     if probe.micro_batches == 1:
         noise = "the sample is small: use a larger size, and micro_batches=4 for error bars"
     else:

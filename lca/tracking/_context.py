@@ -29,9 +29,9 @@ from lca.tracking._splitting import IGNORED, cuts_of, fractions_of, of_one_size
 GRADIENT_FIELDS = frozenset({"gradient", "micro_batches", "halves", "update_slope"})
 """The fields of `lca.Step` that are made from the gradient of training."""
 UPDATE_FIELDS = GRADIENT_FIELDS - {"gradient"}
-"""Those that are made from the formula of an update."""
+"""The fields that are made from the formula of an update."""
 _BATCH_FIELDS = frozenset({"batch", "halves", "micro_batches"})
-"""Those that are made from a batch, or from its weight."""
+"""The fields that are made from a batch, or from its weight."""
 
 DISCARDED = "has no gradient, or one that the loop has set to 0"
 _WEIGHTLESS = (
@@ -449,7 +449,7 @@ class LoopContext(ABC):
         return self._with_updates([first * multiple, second * multiple], weights, norm, max_norm)
 
     def _gradient_of(self, batch: Batch) -> Vector:
-        """That of the measured loss on a batch, where the gradient of training is known."""
+        """The gradient of the measured loss on a batch, at the point of the gradient of training."""
         assert self.gradient_on is not None
         return self.gradient_on(batch)
 
@@ -489,7 +489,7 @@ class LoopContext(ABC):
         return self._gradient_sums()[0] if self._marks else None
 
     def _loss_scale(self) -> float:
-        """By how much the loss is multiplied against underflow before its gradient is taken."""
+        """The factor of the loss, against underflow, with which its gradient is taken."""
         return 1.0
 
     def _multiple(self) -> float:

@@ -1,4 +1,4 @@
-"""`DrawnRows`: whether a batch holds an example twice, as often as one that is drawn with replacement."""
+"""`DrawnRows`: whether batches repeat examples as often as draws with replacement do."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate

@@ -125,7 +125,7 @@ class Forecast:
         return "measuring adds at least " + "; ".join(parts) + "; not in it: the Python of the tracker"
 
     def __str__(self) -> str:
-        """The table."""
+        """The costs as a table."""
         head = f"a gradient of the measured losses takes {_time(self.gradient_seconds)}"
         if self.step_seconds is not None:
             head += f", a step of training {_time(self.step_seconds)}"

@@ -223,7 +223,7 @@ class LoopCheck:
             self._session.note_cause(IN_ORDER)
 
     def begin_update(self, fields: Collection[str]) -> None:
-        """These step fields of the coming update are supplied next."""
+        """Prepare for an update of which these step fields are supplied next."""
         self._updates += 1
         if doubles(self._updates):
             if not GRADIENT_FIELDS.isdisjoint(fields):

@@ -91,7 +91,7 @@ class _Periods:
         return ()
 
     def _log_probability(self, update: _Update) -> float:
-        """That the micro-batches of an update reach these sets, in any order, if each is drawn by itself."""
+        """The log probability that an update reaches these sets in any order, each drawn by itself."""
         own, total = Counter(update), self._counts.total()
         orders = lgamma(len(update) + 1) - sum(lgamma(number + 1) for number in own.values())
         return orders + sum(number * log(self._counts[one] / total) for one, number in own.items())

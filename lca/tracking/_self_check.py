@@ -367,7 +367,7 @@ class _Data:
         return measured, objective.loss(theta)
 
     def losses(self, theta: Vector, state: State | None) -> Losses:
-        """At θ: of each group, and of each term of a `lca.Sum`."""
+        """The losses at θ, of each group and of each term of a `lca.Sum`."""
         objective = at_state(self._objective, state)
         if self._batches:
             return {self.name: np.array([objective.loss(theta, batch) for batch in self._batches])}
@@ -414,7 +414,7 @@ class _Account:
 
     @property
     def noise_at_end(self) -> float:
-        """That of a run that is over."""
+        """The noise of a run that is over."""
         return noise_at_end(self._noise, self._outside, self._largest)
 
     def add(self, row: Row) -> None:
@@ -464,7 +464,7 @@ class _Account:
         return self._message(self._change, self._last)
 
     def _window_margin(self) -> float:
-        """That of the open window; windows with as many random nodes tell together how well it is known."""
+        """The margin of the open window; windows with the same number of random nodes are pooled for it."""
         spread = self._window.spread()
         if spread is None:
             return nan

@@ -1,4 +1,4 @@
-"""`StateMoves`: the steps in which a state moves, and what of it makes allocations wrong."""
+"""`StateMoves`: counts the steps in which a state moves, and warns where that makes allocations wrong."""
 
 import warnings
 from collections.abc import Iterable
