@@ -41,7 +41,8 @@ class Tracker(KerasTracker[Loop]):
     ----------
     model, optimizer
         The model that is trained, and the Keras optimizer that updates it, or a list of those that take
-        turns. The eager updates of another one, as of one made in mid-run, are steps too; the first warns.
+        turns. The eager updates of another optimizer, such as one made in mid-run, are steps too; the first
+        warns.
     objective
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
         name.

@@ -85,7 +85,7 @@ class Uncopied:
 
 
 class FindsTensors(Uncopied):
-    """Stands for what finds tensors by their identity, as a dictionary with parameters as keys."""
+    """Replaces an object that finds tensors by identity, such as a dictionary with parameters as keys."""
 
     _reason = (
         "which finds tensors by their identity, and the measured copy has others; let it find them by name "

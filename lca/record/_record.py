@@ -75,7 +75,7 @@ class Record:
     estimator, settings
         The estimator, and any facts about the run that fit in JSON; stored in the attributes. With
         ``mode="a"``, settings that the record lacks are added; where it has another value, it keeps that and
-        a warning tells.
+        a warning says so.
     block
         Number of rows that are collected in memory and written at once; 64 rows are written before the block
         is full if the last writing was 10 s ago. Default: 64 for models of more than 65,536 parameters, up to

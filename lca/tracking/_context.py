@@ -35,8 +35,8 @@ _BATCH_FIELDS = frozenset({"batch", "halves", "micro_batches"})
 
 DISCARDED = "has no gradient, or one that the loop has set to 0"
 _WEIGHTLESS = (
-    "has a batch, half or micro-batch of weight 0, as one in which no label counts; leave such batches out, "
-    "or take larger ones"
+    "has a batch, half or micro-batch of weight 0, such as one in which no label counts; leave such batches "
+    "out, or take larger ones"
 )
 _COMBINED = (
     "has a gradient that is not a multiple of that of its backward pass, and the loop had set the gradients "

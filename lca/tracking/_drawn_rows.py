@@ -82,7 +82,7 @@ class DrawnRows:
                 self._count_repeats(pieces, data)
             else:
                 self._end()
-        except (TypeError, ValueError):  # what is no number, as a string
+        except (TypeError, ValueError):  # not a number, such as a string
             self._end()
 
     def _look_at_full_batch(self, pieces: Sequence[Batch], data: Rows) -> None:
