@@ -310,7 +310,7 @@ def _together(found: Sequence[_OneRun], *, centred: bool = False) -> Errors:
 
 
 def _without(rounding: Array, values: Array) -> Array:
-    """The values with 0 for those that may be rounding."""
+    """The values, with 0 in place of those that may be due to rounding."""
     return np.where(np.abs(values) <= rounding, 0.0, values)
 
 

@@ -176,7 +176,8 @@ def _of_a_factor(estimator: Estimator | None, total: float, change: float) -> tu
 def _factor_of_training(estimator: Estimator | None, ratio: float) -> float:
     """What the gradients of training are multiplied by, where their sum is off by this ratio.
 
-    Of `NextBatch`, the gradient of training is that at the end of a step alone; 0 if none is.
+    With `NextBatch`, only the gradient at the end of a step is a gradient of training; 0 if the rule has none
+    there.
     """
     rule = estimator.rule if isinstance(estimator, NextBatch) else None
     if rule is None:

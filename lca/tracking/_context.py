@@ -477,7 +477,7 @@ class LoopContext(ABC):
         return None
 
     def _reached_sets(self) -> tuple[Hashable, Sequence[Set[int]]]:
-        """The optimizer of the update, and of each micro-batch which parameters its gradient reaches.
+        """The optimizer of the update, and the parameters that the gradient of each micro-batch reaches.
 
         Those that are frozen count as reached: they are left out by the loop, and not by the loss. Without
         micro-batches there is one set, of the whole update; none if that is not known.
