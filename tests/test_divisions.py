@@ -182,7 +182,7 @@ def test_a_layout_groups_by_head_and_by_pattern_as_a_tracker_does():
 @pytest.mark.parametrize(
     ("by", "options", "message"),
     [
-        ("head", {}, r'heads= is required by groups\("head"\) and used there only: layout.groups\("head", heads=8\)'),
+        ("head", {}, r'heads= is required by groups\("head"\) and .*: layout.groups\("head", heads=8\)'),
         ("layer", {"heads": 2}, "got 'layer' and heads=2"),
         ("expert", {"experts": 2}, "experts=2 needs tensors such as experts.0.up_proj.weight"),
         ("expert", {"experts": 0}, "experts must be a positive integer"),

@@ -40,7 +40,7 @@ class _Size(NamedTuple):
         return abs(self.value - other.value) <= other.rounding
 
     def is_round(self) -> bool:
-        """Whether it has at most three digits, as limits that people choose."""
+        """Whether a number has at most three digits, as limits that people choose have."""
         return abs(float(f"{self.value:.3g}") - self.value) <= self.rounding
 
 

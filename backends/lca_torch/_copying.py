@@ -371,7 +371,7 @@ def _can_be_empty(kind: type) -> bool:
 
 
 def _is_container(kind: type) -> bool:
-    """Whether it is one of Python, or a subclass of `dict` or `list` that keeps their way to be copied."""
+    """Whether a class is one of Python's, or a subclass of `dict` or `list` that is copied like them."""
     if kind.__module__ in _PLAIN or not issubclass(kind, dict | list):
         return kind.__module__ in _PLAIN
     base = dict if issubclass(kind, dict) else list
@@ -402,7 +402,7 @@ def _is_library(function: FunctionType) -> bool:
 
 
 def _is_ours(value: Any) -> bool:
-    """Whether it belongs to this library: an optimizer that is tracked leads to the tracker."""
+    """Whether an object belongs to this library: an optimizer that is tracked leads to the tracker."""
     module = value.__module__ if isinstance(value, FunctionType) else type(value).__module__
     return (module or "").partition(".")[0] in {"lca", "lca_torch"} and not isinstance(value, nn.Module)
 

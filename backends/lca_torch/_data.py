@@ -165,7 +165,7 @@ def _refuse_examples(data: object) -> None:
 
 
 def _is_read_once(data: Iterable[Any]) -> bool:
-    """Whether it is a generator or one of Python's own iterators, which cannot be copied."""
+    """Whether a value is a generator or one of Python's own iterators, which cannot be copied."""
     return isinstance(data, Iterator) and type(data).__module__ in ("builtins", "itertools")
 
 

@@ -86,7 +86,7 @@ class KeptResults:
         raise self._error(reason)
 
     def cache_info(self) -> Any:
-        """What the user's function says."""
+        """The cache information of the user's function."""
         return self._function.cache_info()
 
     def _private(self, leaf: Any) -> Any:

@@ -122,7 +122,7 @@ class TorchLoss(ModelLoss):
         self.precision_eps = None if autocast is None else _eps(autocast)
         self.counts_examples = batch_weight is None
         self.is_of_model = batch_loss is None and loss_fn is None
-        """Whether it is the loss that the model itself returns."""
+        """Whether the measured loss is the one that the model itself returns."""
         self._batch_weight = batch_weight or examples_in
         self._loss_fn, self._example_losses = loss_fn, reader_of_example_losses(loss_fn)
         self._seeds, self._autocast = count(1), autocast

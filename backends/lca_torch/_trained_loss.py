@@ -84,7 +84,7 @@ class TrainedLoss:
         return [(self.factor, labels) for labels in islice(same_value, 1)]
 
     def _is(self, value: float) -> bool:
-        """Whether it has this value, times what the trainer multiplies it by."""
+        """Whether the loss has this value, times the factor of the trainer."""
         whole = self._loss.term
         # Of losses that are not finite, nothing can be said here; what is measured then raises.
         return not abs(whole - value) > summed(abs(whole) + abs(value), self.eps)

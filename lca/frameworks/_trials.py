@@ -37,7 +37,7 @@ HEAVY = 7
 
 
 class Trials:
-    """What is known of the loss of a batch, and tried again when the state that the loss reads has moved.
+    """Tests of the loss of a batch, made again when the state that the loss reads has moved.
 
     Trials take place at the first evaluation in a state that has moved; while it goes on moving, at the 2nd,
     4th, 8th, ... evaluation after that, and later every 256th. Each costs as much as `split_test` and, where

@@ -297,7 +297,7 @@ def losses_do_not_jump(subject: ObjectiveSubject, draw: Draw) -> None:
         return loss, float(wide @ movement), float(np.abs(wide) @ np.abs(point)) + abs(loss)
 
     def left(a: float, b: float) -> float:
-        """What the trapezoidal rule leaves of the loss change: a jump, however short the interval is."""
+        """The loss change minus the trapezoidal rule: at a jump it stays large in the shortest interval."""
         return values[b][0] - values[a][0] - (b - a) * (values[a][1] + values[b][1]) / 2
 
     a, b, values = 0.0, 1.0, {0.0: at(0.0), 1.0: at(1.0)}

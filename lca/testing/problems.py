@@ -103,7 +103,7 @@ class Problem:
         return f"Problem({self.name!r}, K={k}, steps={steps}{first}{skipped}, {self.points.dtype})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What Hypothesis prints; by default it lists all numbers."""
+        """Print a short form for Hypothesis, which lists all numbers by default."""
         printer.text(repr(self))
 
 

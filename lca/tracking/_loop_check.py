@@ -30,7 +30,7 @@ from lca.tracking._trained_model import TrainedModel
 
 @dataclass(frozen=True)
 class Finding:
-    """What makes the allocations of a loop wrong.
+    """A reason why the allocations of a loop may be wrong, in words.
 
     Attributes
     ----------

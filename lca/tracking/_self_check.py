@@ -198,7 +198,7 @@ class SelfCheck:
         return found
 
     def final(self, unwritten: Mapping[str, list[CheckedWindow]]) -> dict[str, Any]:
-        """What the rows of a record do not tell: margin and noise of the run, and these windows."""
+        """What the rows of a record do not hold: margin and noise of the run, and these windows."""
         return {
             name: {
                 "margin": _or_none(self._accounts[name].margin),
@@ -546,7 +546,7 @@ class _Spread:
         return _Spread(variance, hypot(self.root, own / sqrt(freedom + 2)), min(self.least, freedom), most)
 
     def pooled_with(self, other: "_Spread") -> "_Spread":
-        """What both together tell of the degrees of freedom of a sum over as many nodes."""
+        """The spread of both, for the degrees of freedom of a sum over the same number of nodes."""
         return replace(self, variance=hypot(self.variance, other.variance), root=hypot(self.root, other.root))
 
     def margin(self, level: float, alike: "_Spread") -> float:

@@ -192,4 +192,4 @@ class _EndOfLine:
 
 
 AnyFollower: TypeAlias = RunFollower | SpanFollower
-"""What turns the updates of a run into steps."""
+"""An object that turns the updates of a run into steps."""

@@ -37,7 +37,7 @@ ADVICE = {
     "independent": (
         CrossFit(independent=True),
         [
-            "omit independent=True, and pass the updates of one as epoch=; a batch is drawn without "
+            "omit independent=True, and pass the updates in an epoch as epoch=; a batch is drawn without "
             "replacement: pass epoch= as well"
         ],
         ["shuffled"],
