@@ -325,7 +325,7 @@ def test_two_updates_from_one_batch_are_refused_with_the_reason():
                 for block in (slice(0, 2), slice(2, 4)):
                     run.optimizer.apply(gradient[block], weights[block])
 
-    with pytest.raises(LCAError, match="make one update from each batch: where each of two optimizers"):
+    with pytest.raises(LCAError, match="make one update from each batch: if two optimizers"):
         trained()
 
 
