@@ -108,7 +108,7 @@ def checkpoint_numbers(paths: Iterable[str | PathLike[str]]) -> list[int]:
 
 
 def sorted_by_number(paths: Iterable[Path]) -> list[Path]:
-    """Sort paths by the numbers in their names; numbers that were measured, as a loss, say nothing.
+    """Sort paths by the numbers in their names; numbers that were measured, such as a loss, say nothing.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What keeps an old name or parameter working for a while, with a warning that names the new one.
+"""Keeps an old name or parameter working for a while, with a warning that names the new one.
 
 The policy is in ``.github/CONTRIBUTING.md``: what is deprecated works for two minor versions. A test fails
 when the version of removal has come.

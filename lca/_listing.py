@@ -1,4 +1,4 @@
-"""`listed`: names in a message, of which many are cut off."""
+"""`listed`: the names of a list for a message, with the rest counted if there are many."""
 
 from collections.abc import Sequence
 

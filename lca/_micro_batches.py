@@ -8,16 +8,17 @@ from lca.step import MicroBatch
 
 
 class LeftOut(Sequence[MicroBatch], ABC):
-    """The micro-batches of an update that is about to be made; the updates without each are not computed yet.
+    """The micro-batches of an update that is about to be made; the updates without each of them are not
+    computed yet.
 
     A training loop supplies it in place of a tuple where the vectors are long: the sum of the products of
-    gradients and updates needs no other vector of their length. It is valid until the update is made, a tuple
-    of it for good.
+    gradients and updates needs no other vector of their length. It is valid until the update is made; a tuple
+    made from it stays valid.
 
     Attributes
     ----------
     weights
-        Those of the micro-batches.
+        The weights of the micro-batches.
     """
 
     weights: Sequence[float]

@@ -1,4 +1,4 @@
-"""Numbers among the options of estimators and trackers: those of NumPy, and seeds."""
+"""Checks of numeric options: NumPy numbers become Python numbers, and a seed must be repeatable."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""`Openings`: begins the account of a step where that of the step before ended, if the state moved since."""
+"""`Openings`: adds what moved the state between two updates to the loss change of the later step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -68,7 +68,8 @@ class Openings:
         if not isfinite(found.loss):
             raise NonFiniteError(
                 f"step {step.index}: the loss at the start of the step is {found.loss} in the state in which "
-                "the previous step ended; what was changed before the update?"
+                "the previous step ended. Check what the loop changed between the two updates (data, "
+                "buffers, attributes)."
             )
         return found.loss, {name: term.loss for name, term in found.terms.items()}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from lca.errors import OutputError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(:/|::.*:/)")
-"""Also of ``Path("s3://bucket")``, which has one slash left."""
+"""A URL, also as ``Path("s3://bucket")``, of which one slash is left."""
 
 
 def local_path(path: str | PathLike[str], error: type[ValueError] = OutputError) -> Path:
@@ -24,8 +24,8 @@ def local_path(path: str | PathLike[str], error: type[ValueError] = OutputError)
     Raises
     ------
     ValueError
-        Of the class ``error``, if ``path`` is empty or a URL, has characters that no path can have, is too
-        long, or is inside of a folder that cannot be read.
+        If ``path`` is empty or a URL, has characters that no path can have, is too long, or is inside a
+        folder that cannot be read. It is raised as ``error``.
 
     Examples
     --------

@@ -16,7 +16,7 @@ LONGEST = 64
 JUMP = 4.0
 """A residual of this many times the largest recent one, relative to the mass, has a cause to look for."""
 DECAY = 0.98
-"""By which the largest recent residual shrinks at each step."""
+"""The factor by which the largest recent residual shrinks at each step."""
 
 
 class Replay:

@@ -1,4 +1,4 @@
-"""At which events of a run something is looked at that takes too long to be looked at each time."""
+"""Schedules for checks that take too long to be made at every event of a run."""
 
 
 def doubles(count: int, longest: int | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""Losses that are measured beside their own parts: which they are, and whether the parts add up."""
+"""Losses that are measured together with their own parts: finds them, and checks that the parts add up."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -12,7 +12,7 @@ FIRST_JUDGED = 16
 OUTSIDE = 0.3
 """A whole run that misses a larger part of the loss change is judged by its 95 % interval, not by 99.9 %."""
 FAR, SETTLED = 0.05, 128
-"""The part of the loss change that a sum without error bars may miss after so many steps; before, more."""
+"""The part of the loss change that a sum without error bars may miss, from this number of steps on."""
 DIVERGED = 10.0
 """A run diverged if its loss ended more than this many times |start| above its start."""
 

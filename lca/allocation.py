@@ -205,7 +205,7 @@ class Estimator(Protocol):
     def degree(self) -> int:
         """Exact for losses that are polynomials of degree ≤ degree + 1 along the step.
 
-        Of a sampled estimator the mean is exact.
+        For a sampled estimator the mean is exact.
         """
 
     @property

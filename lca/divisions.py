@@ -110,7 +110,7 @@ def labels_by_pattern(pattern: str | re.Pattern[str], names: Sequence[str]) -> d
     matches = {name: compiled.search(name) for name in names}
     if not any(matches.values()):
         listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")  # noqa: PLR2004
-        raise LCAError(f"{compiled.pattern!r} matches no tensor; there are {listed}.")
+        raise LCAError(f"{compiled.pattern!r} matches no tensor; the tensors are {listed}.")
     return {name: f"{kind} {match[kind]}" if match else OTHER for name, match in matches.items()}
 
 
@@ -155,8 +155,8 @@ def _division_of(groups: Selectors, names: Sequence[str]) -> dict[str, str]:
     """The group of every tensor, for selectors that make up one division."""
     if own := [name for name, chosen in groups.items() if _divides(chosen)]:
         raise LCAError(
-            f"the group {own[0]!r} ({groups[own[0]]!r:.60}) is a division of its own, and one is made here; "
-            "pass it alone, or several to groups= of a tracker."
+            f"the group {own[0]!r} ({groups[own[0]]!r:.60}) is itself a whole division, and cannot be one "
+            "group of another; pass it alone, or pass several divisions to groups= of a tracker."
         )
     return _division(groups, names)
 
@@ -182,7 +182,7 @@ def _selected(group: str, selector: Any, names: Sequence[str]) -> Collection[str
     if not found:
         listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")  # noqa: PLR2004
         raise LCAError(
-            f"the group {group!r} ({selector!r:.80}) selects no tensor; there are {listed}. "
+            f"the group {group!r} ({selector!r:.80}) selects no tensor; the tensors are {listed}. "
             "Tied tensors stand under the first of their names."
         )
     return found
@@ -207,7 +207,7 @@ def _test(group: str, selector: Any, names: Sequence[str]) -> Callable[[str], bo
         if unknown := [name for name in selector if name not in names]:
             listed = ", ".join(names[:6])
             raise LCAError(
-                f"the group {group!r} lists {unknown[0]!r}, which is not a tensor; there are {listed}."
+                f"the group {group!r} lists {unknown[0]!r}, which is not a tensor; the tensors are {listed}."
             )
         return set(selector).__contains__
     if callable(selector):

@@ -296,7 +296,7 @@ def _check_last(path: str | PathLike[str], points: _Written, weights: Any) -> No
 
 
 def _kind(path: Path) -> str:
-    """What a file that is not HDF5 seems to be, and what reads it."""
+    """The likely kind of a file that is not HDF5, and what reads it, for a message."""
     if path.is_dir():
         return ": it is a folder; lca_torch.replay and lca_tensorflow.replay read folders of checkpoints"
     try:

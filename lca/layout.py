@@ -103,7 +103,7 @@ class Layout:
         tied = {name: tuple(others) for name, others in self.tied.items()}
         for name in tied:
             if name not in self.names:
-                raise LayoutError(f"tied names other names of {name!r}, which is not a tensor of the layout.")
+                raise LayoutError(f"tied lists names for {name!r}, but the layout has no tensor {name!r}.")
         object.__setattr__(self, "tied", tied)
 
     @cached_property
@@ -301,8 +301,8 @@ class Layout:
         for name, number in (("head", heads), ("expert", experts)):
             if (by == name) != (number is not None):
                 raise LCAError(
-                    f'the number of {name}s belongs to groups("{name}"): layout.groups("{name}", {name}s=8); '
-                    f"got {by!r} and {name}s={number!r}."
+                    f'{name}s= is required by groups("{name}") and used there only: '
+                    f'layout.groups("{name}", {name}s=8); got {by!r} and {name}s={number!r}.'
                 )
         if heads is not None:
             return head_groups(self, heads)

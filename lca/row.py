@@ -67,7 +67,7 @@ class CheckedWindow:
 
     @classmethod
     def _of(cls, numbers: Iterable[float]) -> "CheckedWindow":
-        """From its `_numbers`."""
+        """The window with these `_numbers`."""
         first, last, change, total, margin, examples = numbers
         return cls(int(first), int(last), change, total, margin, None if isnan(examples) else int(examples))
 

@@ -161,10 +161,10 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
     def table(self, *, by: str = "tensor") -> Table:
         """The allocation of each tensor to each loss, and below it what is not an allocation.
 
-        Of a sampled estimator, whose steps have no residual, that is the sum over the steps that the
-        self-check covers, with its 95 % interval if there are error bars, and the measured change of the loss
-        over them, on all data or on ``check_examples=`` of them, without what a state that moved has done.
-        The caption says where that interval is wide, and what to do. Losses of classes, and terms of a
+        For a sampled estimator, whose steps have no residual, the rows below are the sum over the steps that
+        the self-check covers, with its 95 % interval if there are error bars, and the measured change of the
+        loss over them, on all data or on ``check_examples=`` of them, without what a state that moved has
+        done. The caption says where that interval is wide, and what to do. Losses of classes, and terms of a
         `lca.Sum`, follow the losses. The helping percentages are those of the first loss.
 
         Parameters
@@ -211,7 +211,7 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
             caption += f" The change of the loss is that of {examples[0]:,} examples."
         state = max(of_loss.get("state_moved_steps", 0) for of_loss in self.values())
         if state:
-            caption += f" In {state:,} of them the state moved; what that changed is in no row."
+            caption += f" In {state:,} of them the state moved; the loss change by this is in no row."
         caption += _path_difference(first) + _wide_intervals(self)
         if "tied" in first:
             caption += f" Tied, each one tensor under its first name: {_in_words(first['tied'])}."

@@ -192,7 +192,7 @@ class Table:
         return (f"{caption}\n" if caption else "") + "\n\n".join(parts)
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
+        """The table as HTML, for notebooks."""
         align = ["left" if column.is_text else "right" for column in self.columns]
         head = "".join(
             f'<th style="text-align:{side}">{escape(column.name)}</th>'

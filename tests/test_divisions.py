@@ -34,7 +34,7 @@ def test_a_mapping_is_a_division_of_its_own():
     ("groups", "message"),
     [
         ({"a": "mlp", "b": "bias$"}, "'h.mlp.bias' is in the groups 'a' and 'b'"),
-        ({"a": "conv"}, "'a' .* selects no tensor; there are h.attn.q_proj.weight"),
+        ({"a": "conv"}, "'a' .* selects no tensor; the tensors are h.attn.q_proj.weight"),
         ({"a": ["h.mlp"]}, "lists 'h.mlp', which is not a tensor"),
         ({"a": "("}, "is not a regular expression"),
         ({"a": 3}, "selected by a int; use a regular expression"),
@@ -45,7 +45,7 @@ def test_a_mapping_is_a_division_of_its_own():
         ({}, "groups must be a mapping"),
         ({"layer": r"h\.(?P<layer>\d)"}, "a division cannot be called 'layer'"),
         ({"block": r"(?P<a>mlp)|(?P<b>norm)"}, "has 2 named groups and must have one"),
-        ({"block": r"conv(?P<block>\d)"}, "matches no tensor; there are h.attn"),
+        ({"block": r"conv(?P<block>\d)"}, "matches no tensor; the tensors are h.attn"),
         ({"block": r"(?P<block>"}, "is not a regular expression"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_layout_groups_by_head_and_by_pattern_as_a_tracker_does():
 @pytest.mark.parametrize(
     ("by", "options", "message"),
     [
-        ("head", {}, r'belongs to groups\("head"\): layout.groups\("head", heads=8\)'),
+        ("head", {}, r'heads= is required by groups\("head"\) and .*: layout.groups\("head", heads=8\)'),
         ("layer", {"heads": 2}, "got 'layer' and heads=2"),
         ("expert", {"experts": 2}, "experts=2 needs tensors such as experts.0.up_proj.weight"),
         ("expert", {"experts": 0}, "experts must be a positive integer"),

@@ -282,8 +282,8 @@ def test_the_group_of_each_tensor_is_deprecated_and_works():
     ("groups", "message"),
     [
         ({"fc.weight": "weights"}, r"the group 'fc.weight' \('weights'\) selects no tensor"),
-        ({"kind": {"weights": "weight"}}, "the group 'kind' .* is a division of its own"),
-        ({"kind": r"(?P<kind>fc)"}, "the group 'kind' .* is a division of its own"),
+        ({"kind": {"weights": "weight"}}, "the group 'kind' .* is itself a whole division"),
+        ({"kind": r"(?P<kind>fc)"}, "the group 'kind' .* is itself a whole division"),
     ],
 )
 def test_groups_that_are_no_division_are_refused(groups, message):

@@ -118,7 +118,7 @@ def test_sampled_allocations_have_no_helping_percent_but_the_reason():
     found = summarize(sampled)
     assert found["helping_percent"] is None
     assert set(found["helping_percent_per_tensor"].values()) == {None}
-    assert "noise turns signs" in found["helping_percent_note"]
+    assert "noise flips signs" in found["helping_percent_note"]
     assert found["zero_percent"] is found["steps_without_helping_percent"] is None
     assert len(sampled.signs.per_step().zero) == 0
 

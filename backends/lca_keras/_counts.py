@@ -16,7 +16,7 @@ class Counts:
         self._within: dict[int, tuple[Any, ...]] = {}  # the first is the optimizer itself, which so lives on
 
     def made_by(self, optimizers: Iterable[Any]) -> int:
-        """Of these optimizers so far; a wrapper has made as many as the optimizer inside it."""
+        """The updates of these optimizers so far; a wrapper counts as many as the optimizer inside it."""
         return sum(max(map(_count, self._inside(optimizer))) for optimizer in optimizers)
 
     def _inside(self, optimizer: Any) -> tuple[Any, ...]:

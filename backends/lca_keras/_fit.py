@@ -1,4 +1,4 @@
-"""`Fit`: the call of `keras.Model.fit` that callbacks run in, and what of it the measured loss lacks."""
+"""`Fit`: the call of `keras.Model.fit` in which callbacks run, and its weights that no measured loss has."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -81,8 +81,8 @@ class FitCallback(CallbackBase[Any], keras.callbacks.Callback):
         model = self.model
         if model.steps_per_execution != 1:
             raise LCAError(
-                f"with steps_per_execution={model.steps_per_execution} Keras calls callbacks only once in so "
-                "many updates; use model.compile(..., steps_per_execution=1)."
+                f"with steps_per_execution={model.steps_per_execution} Keras calls callbacks only once in "
+                "that number of updates; use model.compile(..., steps_per_execution=1)."
             )
         objective = self._measured
         with _naming_objective(made=not _is_objective(objective)):

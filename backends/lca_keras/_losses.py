@@ -22,8 +22,8 @@ _SHOWN = 80
 """Characters of the user's code in a message."""
 GRADIENT_HINT = "is it computed with stop_gradient, or converted to NumPy on the way?"
 SAMPLE_HINT = (
-    "pass a loss_fn that takes a sample_weight, as a keras.losses.Loss does; what add_loss, batch_loss or a "
-    "compute_loss of the model's own makes of single examples is not known"
+    "pass a loss_fn that takes a sample_weight, as a keras.losses.Loss does; for add_loss, batch_loss or "
+    "the model's own compute_loss the losses of single examples are not known"
 )
 
 
@@ -100,7 +100,7 @@ def batch_hint(model: keras.Model) -> str:
         return ""
     return (
         "a loss with reduction='mean_with_sample_weight' is divided by the sum of the weights of its own "
-        "output; use reduction='sum_over_batch_size', or, if this sum is one for all outputs, pass "
+        "output; use reduction='sum_over_batch_size', or, if this sum is the same for all outputs, pass "
         "batch_weight=function of a batch: the sum"
     )
 

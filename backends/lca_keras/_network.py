@@ -50,14 +50,14 @@ def model_of(network: Network, dtype: str) -> keras.Sequential:
 
 
 def positions(network: Network) -> np.ndarray:
-    """For every number of the Keras model's θ, its position in the network's θ (K,)."""
+    """The position in the network's θ of every number of the Keras model's θ, (K,)."""
     numbers = network.layout.unflatten(np.arange(float(network.layout.size)))
     tensors = (numbers[network.tied.get(name, name)] for name in _tensors(network))
     return np.concatenate([_channels_last(tensor).ravel() for tensor in tensors]).astype(int)
 
 
 def _uses(positions: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Where each number of the network's θ is used for the first time, for the second, and so on.
+    """The positions where each number of the network's θ is used first, then those of its second use, ...
 
     The length of ``positions`` stands for nowhere. (`keras.ops.segment_sum` adds in float32 on PyTorch.)
     """

@@ -90,9 +90,9 @@ def check_same_variables(
     gone = [name for name, variable in measured.items() if id(variable) not in now]
     if gone:
         raise LayoutError(
-            f"{', '.join(gone)}: no longer a weight of the model {model.name!r}, as a layer has been "
-            "replaced, removed or converted; make a new Objective, and a new tracker, of the model as "
-            "it is now."
+            f"{', '.join(gone)}: no longer a weight of the model {model.name!r}, because a layer has been "
+            "replaced, removed or converted; make a new Objective, and a new tracker, of the model as it is "
+            "now."
         )
     added = [v.path for v in all_parameters(model) if id(v) not in before]
     if added:

@@ -13,7 +13,7 @@ _SCALE = 2.0**14
 
 
 def scale_of(model: keras.Model) -> float:
-    """What the loss of a model is multiplied by before its gradient, which is divided by it afterwards.
+    """The loss scale: the loss of a model is multiplied by it, and its gradient divided by it afterwards.
 
     float16 holds no number below 6e-8, and few digits below 6e-5, as gradients of small losses are; so
     `keras.optimizers.LossScaleOptimizer` does it in training. A power of two changes no digit.

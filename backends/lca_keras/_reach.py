@@ -103,7 +103,7 @@ def reached(
 ) -> dict[int, tuple[str, Any]]:
     """Every part that can be reached from the roots, by id, with a name for messages.
 
-    Of a part that ``enters`` rejects, nothing inside is reached.
+    Parts inside a part that ``enters`` rejects are not reached.
     """
     found: dict[int, tuple[str, Any]] = {}
     waiting = list(roots)

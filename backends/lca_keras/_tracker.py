@@ -70,9 +70,9 @@ class Tracker(KerasTracker[Fields]):
     Raises
     ------
     LCAError
-        If an argument has the wrong type or an invalid value, the three do not belong together, or the
-        estimator requires the gradients of training, which this tracker does not see. At the end of the
-        block, if the optimizer has made updates outside a `step`.
+        If an argument has the wrong type or an invalid value, ``model``, ``optimizer`` and ``objective`` do
+        not belong together, or the estimator requires the gradients of training, which this tracker does not
+        see. At the end of the block, if the optimizer has made updates outside a `step`.
 
     Examples
     --------

@@ -10,9 +10,9 @@ from lca.frameworks._code import names_in
 
 WAYS = frozenset({"compute_loss", "_compute_loss", "compiled_loss", "_compile_loss"})
 INHERITED = frozenset({"compute_loss_and_updates", "stateless_compute_loss", "train_step"})
-"""What takes the compiled loss in a class that does not define it."""
+"""Methods that take the compiled loss, unless the class of the model defines them."""
 _LIBRARIES = frozenset({"jax", "keras", "numpy", "tensorflow", "torch"})
-"""Whose code is not the user's."""
+"""Libraries, whose code is not the user's."""
 
 
 def trains_compiled_loss(model: keras.Model) -> bool:

@@ -1,4 +1,4 @@
-"""`TrainedKerasModel`: what makes the gradients of a Keras model in training others than those measured."""
+"""`TrainedKerasModel`: why the gradients of training may differ from those of the measured loss."""
 
 from collections.abc import Mapping
 from contextlib import suppress

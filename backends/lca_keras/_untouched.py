@@ -1,4 +1,4 @@
-"""`kept`: what a forward pass writes in Python is put back; `HostGenerators`: what it draws, too."""
+"""`kept` undoes what a forward pass writes in Python; `HostGenerators` restores random generators."""
 
 import pickle
 import random
@@ -200,7 +200,7 @@ def _cell_restorer(cell: CellType) -> Callable[[], None]:
 
 
 def _names_restorer(known: dict[str, Any], names: Iterable[str]) -> Callable[[], None]:
-    """Global names."""
+    """A function that restores the values of global names."""
     before = {name: known[name] for name in names}
 
     def put_back() -> None:

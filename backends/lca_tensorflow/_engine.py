@@ -1,4 +1,4 @@
-"""Keras runs on several engines; this package supports TensorFlow."""
+"""Checks that Keras runs on TensorFlow, the only engine of Keras that this package supports."""
 
 import keras
 

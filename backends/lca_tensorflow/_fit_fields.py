@@ -92,7 +92,7 @@ class _Keeper(NamedTuple):
 
 
 _keepers: WeakKeyDictionary[Any, list[_Keeper]] = WeakKeyDictionary()
-"""By the compiled training steps that they are a part of."""
+"""The keepers, by the compiled training step that they are part of."""
 
 
 def _kept_by(

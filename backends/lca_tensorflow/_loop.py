@@ -40,7 +40,7 @@ class _Size(NamedTuple):
         return abs(self.value - other.value) <= other.rounding
 
     def is_round(self) -> bool:
-        """Whether it has at most three digits, as limits that people choose."""
+        """Whether a number has at most three digits, as limits that people choose have."""
         return abs(float(f"{self.value:.3g}") - self.value) <= self.rounding
 
 
@@ -211,11 +211,12 @@ class Loop(LoopContext):
         if altered := [v.path for found, gradient, v in seen if not _is_from(found, gradient)]:
             raise LCAError(
                 f"the loop alters gradients between the tape and the optimizer, that of {altered[0]!r} among "
-                "them, so the gradient of the loss is unknown. If it adds gradients up or clips their global "
-                "norm, pass the gradients of the tape to the tracker: total = tracker.add(None, gradients). "
-                "If it clips each by itself, let the optimizer do that (clipnorm=, clipvalue=), or pass them "
-                "on as well, with NextBatch or SameBatch; if it scales them, scale the loss. Or use an "
-                "estimator that requires no gradient of training (lca.estimators.SampledPathIntegral)."
+                "them, so the gradient of the loss is unknown. If it adds gradients up or clips their "
+                "global norm, pass the gradients of the tape to the tracker: total = tracker.add(None, "
+                "gradients). If it clips each gradient by itself, let the optimizer do that (clipnorm=, "
+                "clipvalue=), or pass the gradients to the tracker as well, with NextBatch or SameBatch; if "
+                "it scales the gradients, scale the loss instead. Or use an estimator that requires no "
+                "gradient of training (lca.estimators.SampledPathIntegral)."
             )
         if len(seen) < len(pairs):
             self._refuse_clipped()
@@ -332,7 +333,7 @@ def _are_counts(entries: np.ndarray) -> bool:
 
 
 def _sums(total: Gradients | None, gradients: Gradients) -> list[Any]:
-    """Of each gradient and its total; without a total, the gradients."""
+    """The sum of each gradient and its total; without a total, the gradients."""
     if total is None:
         return list(gradients)
     return [_sum(a, b) for a, b in zip(total, gradients, strict=True)]

@@ -106,9 +106,9 @@ class DryRun:
     def check(self, gradients: Sequence[Any]) -> None:
         """Raise `LCAError` if the updates of a dry run of the optimizer would be wrong.
 
-        A dry run finds the update of θ for other gradients, as those without a micro-batch. It is right if
-        the optimizer adds up repeated rows of `tf.IndexedSlices`, and if the update of θ does not depend on
-        the gradients of other variables. Either is checked where it matters, by two dry runs with
+        A dry run finds the update of θ for other gradients, such as those without a micro-batch. It is right
+        if the optimizer adds up repeated rows of `tf.IndexedSlices`, and if the update of θ does not depend
+        on the gradients of other variables. Either is checked where it matters, by two dry runs with
         ``gradients``, those that the optimizer is about to apply.
         """
         pairs = [(g, v) for g, v in zip(gradients, self._trained, strict=True) if g is not None]
@@ -125,9 +125,9 @@ class DryRun:
         if not float(tf.norm(summed_up - real)) <= limit:
             raise LCAError(
                 f"{type(self._optimizer).__name__} does not add up rows that a tf.IndexedSlices gradient "
-                "repeats, as that of an Embedding, so its update without a part of the batch is unknown. "
-                "Apply dense gradients ([tf.convert_to_tensor(g) for g in gradients]), or split the batch in "
-                "the loop with tracker.micro_batches and tracker.add, which makes them dense."
+                "repeats, such as that of an Embedding, so its update without a part of the batch is "
+                "unknown. Apply dense gradients ([tf.convert_to_tensor(g) for g in gradients]), or split "
+                "the batch in the loop with tracker.micro_batches and tracker.add, which makes them dense."
             )
 
     def _check_apart(
@@ -195,7 +195,7 @@ def updates_without(
     Parameters
     ----------
     dry_run
-        Of the optimizer, before its update.
+        The dry run of the optimizer, before its update.
     gradients
         g_m (K,), one for each micro-batch.
     weights
@@ -219,7 +219,7 @@ def update_slope(
     optimizer, trained, theta
         As in `DryRun`; SGD, RMSprop, Adam or AdamW.
     gradients
-        Of the trained variables; ``None`` for one that does not move.
+        The gradients of the trained variables; ``None`` for one that does not move.
 
     Raises
     ------

@@ -21,9 +21,9 @@ from lca_tensorflow._updates import Updates
 from lca_tensorflow._vectors import flat
 
 _SEEN = (
-    "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker sees it, and with a "
-    "gradient of every tensor that the update before has moved; where each of two optimizers applies its "
-    "part of the gradient of one tape, that is not so: use lca.estimators.SampledPathIntegral"
+    "call optimizer.apply eagerly and not inside tracker.step(), so that the tracker sees it, and pass it a "
+    "gradient of every tensor that the previous update has moved; if two optimizers each apply their part "
+    "of the gradient of one tape, use lca.estimators.SampledPathIntegral"
 )
 _NOT_AHEAD = "none read ahead (to prefetch, wrap the dataset: tracker.batches(dataset.prefetch(1)))"
 
@@ -41,7 +41,8 @@ class Tracker(KerasTracker[Loop]):
     ----------
     model, optimizer
         The model that is trained, and the Keras optimizer that updates it, or a list of those that take
-        turns. The eager updates of another one, as of one made in mid-run, are steps too; the first warns.
+        turns. The eager updates of another optimizer, such as one made in mid-run, are steps too; the first
+        warns.
     objective
         The measured loss (`lca_tensorflow.Objective` of this model, or a `lca.Sum` with one), or several by
         name.
@@ -54,8 +55,9 @@ class Tracker(KerasTracker[Loop]):
     Raises
     ------
     LCAError
-        If an argument has the wrong type or an invalid value, the three do not belong together, or the model
-        was built under a distribution strategy other than `tf.distribute.MirroredStrategy`.
+        If an argument has the wrong type or an invalid value, ``model``, ``optimizer`` and ``objective`` do
+        not belong together, or the model was built under a distribution strategy other than
+        `tf.distribute.MirroredStrategy`.
 
     Notes
     -----
@@ -86,14 +88,14 @@ class Tracker(KerasTracker[Loop]):
 
     _advice = {
         "batch": f"loop over tracker.batches(dataset), {_NOT_AHEAD}, and make one update from each batch: "
-        "where each of two optimizers applies its part of a gradient, use lca.estimators.SampledPathIntegral",
+        "if two optimizers each apply their part of a gradient, use lca.estimators.SampledPathIntegral",
         "gradient": _SEEN,
         "micro_batches": "loop over tracker.micro_batches(batch, M), or over several batches of "
         f"tracker.batches(dataset), {_NOT_AHEAD}, and add up their gradients with tracker.add",
         "update_slope": _SEEN,
-        "halves": f"loop over tracker.batches(dataset), {_NOT_AHEAD}, one batch with at least two examples "
-        "to an update by one optimizer; with gradient accumulation use CrossFit(micro_batches=M) without "
-        "own_pass, with two optimizers lca.estimators.SampledPathIntegral",
+        "halves": f"loop over tracker.batches(dataset), {_NOT_AHEAD}, and make each update from one batch of "
+        "at least two examples, by one optimizer; with gradient accumulation use CrossFit(micro_batches=M) "
+        "without own_pass, with two optimizers lca.estimators.SampledPathIntegral",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }

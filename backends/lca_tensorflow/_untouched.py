@@ -1,4 +1,4 @@
-"""`untouched`: what a forward pass writes in Python, or draws from global generators, is put back."""
+"""`untouched`: undoes what a forward pass writes in Python or draws from global generators."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,7 +43,8 @@ class Generators(NamedTuple):
 
     host: HostGenerators
     operations: random.Random | None
-    """Of `tf.random.set_seed`, for operations that are run eagerly; until `restore` they draw from another.
+    """The generator set by `tf.random.set_seed` for eager operations; these draw from another until
+    `restore`.
 
     Its state alone would not do: each operation that it seeds also counts what it has drawn.
     """

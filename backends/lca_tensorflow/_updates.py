@@ -10,7 +10,7 @@ import tensorflow as tf
 from lca_keras._counts import trained_by
 
 Around: TypeAlias = Callable[[Any, list[Any], Sequence[keras.Variable]], AbstractContextManager[None]]
-"""From an optimizer, gradients and their variables to the context in which the update is made."""
+"""Maps an optimizer, gradients and their variables to the context in which the update is made."""
 
 _following: list["Updates"] = []
 _intercepted: dict[type, tuple[Any, Any]] = {}  # by class: its own `apply`, and what stands in for it
@@ -41,7 +41,7 @@ class Updates:
         self.inside = False
 
     def follow(self) -> None:
-        """Begin to follow."""
+        """Begin to report updates."""
         if not _following:
             for kind in _defining(keras.optimizers.Optimizer):
                 _intercept(kind)

@@ -75,8 +75,8 @@ def _weights(path: Path) -> Path:
 def open_checkpoint(path: Path) -> Iterator[StoredTensors]:
     """What a checkpoint holds, by name; tensors are read when they are used, one at a time.
 
-    Memory: what of the file that is open is mapped, which the system may drop. A file of torch before 1.6
-    cannot be mapped and is read whole.
+    Memory: the file that is open is mapped, and the system may drop its pages from memory. A file written by
+    torch before 1.6 cannot be mapped and is read whole.
 
     Raises
     ------

@@ -49,12 +49,12 @@ def not_copied(what: str, why: str) -> NotCopiedError:
 
 @dataclass
 class Trial:
-    """Of a copy that is run in training mode, and may move only what it does not share with the original."""
+    """The state of a copy in training mode, which may move only what it does not share with the original."""
 
     training: bool = False
     """Whether modules are in training mode now."""
     obstacles: dict[str, None] = field(default_factory=dict)
-    """What the code reads or writes that has no copy, and would not be refused when it is used."""
+    """Objects that the code reads or writes that have no copy, and are not refused when they are used."""
 
 
 class Uncopied:
@@ -85,7 +85,7 @@ class Uncopied:
 
 
 class FindsTensors(Uncopied):
-    """Stands for what finds tensors by their identity, as a dictionary with parameters as keys."""
+    """Replaces an object that finds tensors by identity, such as a dictionary with parameters as keys."""
 
     _reason = (
         "which finds tensors by their identity, and the measured copy has others; let it find them by name "
@@ -164,7 +164,8 @@ def _is_assigned(cell: CellType) -> bool:
 
 
 def is_bound(value: Any) -> bool:
-    """Whether it is a method, written in C, of an object, as ``[1, 2].pop``; functions belong to a module.
+    """Whether a value is a method of an object, written in C, such as ``[1, 2].pop``, and not a function of a
+    module.
 
     >>> is_bound([1, 2].pop), is_bound(torch.relu), is_bound(len), is_bound(dict.fromkeys)
     (True, False, False, False)

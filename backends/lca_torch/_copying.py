@@ -71,7 +71,7 @@ class Copier:
     objects: list[tuple[str, Any]] = field(default_factory=list)
     """Objects copied attribute by attribute, with their paths; their classes may change."""
     trial: Trial | None = None
-    """Of copies that are run in training mode."""
+    """The state of copies that are run in training mode."""
     _memo: dict[int, Any] = field(default_factory=dict)
     _alive: list[Any] = field(default_factory=list)  # alive as long as their ids are in use
 
@@ -356,7 +356,7 @@ def _is_plain(value: Any) -> bool:
 
 
 _CUSTOM = ("__new__", "__reduce__", "__reduce_ex__", "__deepcopy__")
-"""By these, libraries say how an object is copied; those of the user may return the very object."""
+"""Methods by which libraries define how an object is copied; those of a user may return the same object."""
 _HEAP = 512
 """The flag of classes that a class statement has made, not C."""
 
@@ -371,7 +371,7 @@ def _can_be_empty(kind: type) -> bool:
 
 
 def _is_container(kind: type) -> bool:
-    """Whether it is one of Python, or a subclass of `dict` or `list` that keeps their way to be copied."""
+    """Whether a class is one of Python's, or a subclass of `dict` or `list` that is copied like them."""
     if kind.__module__ in _PLAIN or not issubclass(kind, dict | list):
         return kind.__module__ in _PLAIN
     base = dict if issubclass(kind, dict) else list
@@ -402,7 +402,7 @@ def _is_library(function: FunctionType) -> bool:
 
 
 def _is_ours(value: Any) -> bool:
-    """Whether it belongs to this library: an optimizer that is tracked leads to the tracker."""
+    """Whether an object belongs to this library: an optimizer that is tracked leads to the tracker."""
     module = value.__module__ if isinstance(value, FunctionType) else type(value).__module__
     return (module or "").partition(".")[0] in {"lca", "lca_torch"} and not isinstance(value, nn.Module)
 

@@ -62,7 +62,7 @@ tensor_ops.register(Tensor, lambda tensor: _OPS)
 def measured(data: object, device: torch.device, *, keep: bool = True) -> Measured:
     """The data that `lca_torch.Objective` measures on, from any form that it accepts.
 
-    Tensors in tuples or mappings, and data sets, are rows, moved to ``device`` once. Of a loader or another
+    Tensors in tuples or mappings, and data sets, are rows, moved to ``device`` once. From a loader or another
     iterable of batches, the batches are measured that its next pass would give. They are read once and kept,
     as rows if they fit together; with ``keep=False`` they are read anew at every pass. What is read is a
     `PrivateCopy`, so nothing of the user's moves: no sampler, generator, counter or worker. A generator of
@@ -165,7 +165,7 @@ def _refuse_examples(data: object) -> None:
 
 
 def _is_read_once(data: Iterable[Any]) -> bool:
-    """Whether it is a generator or one of Python's own iterators, which cannot be copied."""
+    """Whether a value is a generator or one of Python's own iterators, which cannot be copied."""
     return isinstance(data, Iterator) and type(data).__module__ in ("builtins", "itertools")
 
 

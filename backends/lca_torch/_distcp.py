@@ -124,7 +124,7 @@ class _Folder:
                 )
 
     def names(self) -> Iterator[tuple[str, str, str]]:
-        """Of each entry the dictionary it was saved in ("" at the top), its name there, and that here."""
+        """For each entry: the dictionary it was saved in ("" at the top), its name there, its name here."""
         paths = self._metadata.planner_data
         for stored in self._metadata.state_dict_metadata:
             key, *rest = paths.get(stored, (stored,)) if isinstance(paths, dict) else (stored,)

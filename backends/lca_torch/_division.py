@@ -27,7 +27,7 @@ class Form(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Any) -> "Form | None":
-        """That of a tensor; ``None`` if it is not divided."""
+        """The form of a tensor; ``None`` if it is not divided."""
         if not is_sharded(tensor):
             return None
         return cls(tensor.device_mesh, tuple(tensor.placements), tensor.shape, tensor.stride())
@@ -71,7 +71,7 @@ class Division:
     column
         The ranks with the same place in their teams as this one, in the order of the teams.
     held
-        By name, which block of a parameter each of the ranks holds. Of those that hold the same one, the
+        By name, which block of a parameter each of the ranks holds. Among those that hold the same one, the
         first counts it.
     holders
         By name, the ranks that hold the same block of a parameter as this one.

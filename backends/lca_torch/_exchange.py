@@ -234,9 +234,9 @@ def _late(call: str, missing: Sequence[int], timeout: float) -> str:
     who = f"rank {missing[0]}" if len(missing) == 1 else f"ranks {', '.join(map(str, missing))}"
     text = (
         f"{who} did not take part in {call} within {round(timeout, 1):g} s; has it ended, does it not "
-        "measure, or has it fewer batches (DistributedDataParallel.join, join_uneven_inputs)? Make objective "
-        "and tracker on every rank, give each as many batches, raise rank_timeout if it was slow, or measure "
-        "on one rank alone with process_group=None"
+        "measure, or has it fewer batches (DistributedDataParallel.join, join_uneven_inputs)? Make "
+        "objective and tracker on every rank, give every rank the same number of batches, raise "
+        "rank_timeout if it was slow, or measure on one rank alone with process_group=None"
     )
     return json.dumps({"text": text})
 

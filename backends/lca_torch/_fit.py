@@ -19,7 +19,7 @@ from lca_torch._policies import random_state_kept
 from lca_torch._tracker import Tracker
 
 MakeObjective: TypeAlias = Callable[[Any], AnyObjective | Mapping[str, AnyObjective]]
-"""From the model, on its device, to the measured loss or several by name."""
+"""Maps the model, on its device, to the measured loss or to several by name."""
 
 
 AnyTracker = TypeVar("AnyTracker", bound=Tracker)

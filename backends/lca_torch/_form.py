@@ -11,7 +11,7 @@ from lca.errors import LCAError, UnknownNameError
 from lca_torch._live import ParameterVector, detached, fill, flat
 
 Precision: TypeAlias = Literal["float32"]
-"""In which dtype a loss is measured, if not in that of the model."""
+"""The dtype in which a loss is measured, if not that of the model."""
 Vectors: TypeAlias = Literal["device", "host"]
 """Where the vectors (K,) are: on the device of the model, or in the memory of the host."""
 

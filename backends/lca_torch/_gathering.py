@@ -178,7 +178,7 @@ class _Gathered(torch.autograd.Function):
 
 
 class GatheredParameters(MutableMapping[str, Any]):
-    """In place of the dictionary of parameters of a module: whoever reads a parameter gets the whole one.
+    """Replaces the dictionary of parameters of a module: reading a parameter gives the whole one.
 
     Parameters
     ----------

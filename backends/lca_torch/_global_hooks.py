@@ -1,4 +1,4 @@
-"""Hooks and modes that see all that torch computes: measuring runs private copies, or none, of the user's."""
+"""Hooks and modes that see everything torch computes: measuring runs private copies of them, or none."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -59,7 +59,7 @@ class GlobalHooks:
 
 
 def _without_saving_hooks() -> saved_tensors_hooks | None:
-    """What takes the place of hooks of the user's on tensors that autograd saves, if there are any."""
+    """A replacement for the user's hooks on tensors that autograd saves; ``None`` if there are none."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     if hooks is None or in_library(getattr(hooks[0], "__module__", None) or ""):
         return None

@@ -35,7 +35,7 @@ def _any_of_the_user(registers: Iterable[dict[int, Callable[..., Any]] | None]) 
 
 
 def _is_of_library(hook: Callable[..., Any]) -> bool:
-    """Whether it is a function of a library, as those of torch.distributed, and not an operation of torch."""
+    """Whether a hook is a function of a library such as torch.distributed, and not an operation of torch."""
     while isinstance(hook, partial):
         hook = hook.func
     return isinstance(hook, FunctionType | MethodType) and in_library(hook.__module__ or "")

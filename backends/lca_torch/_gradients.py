@@ -99,7 +99,7 @@ class Gradients:
             self._reduced.begins(self.parameters[first], added)
 
     def pass_ended(self, reached: Collection[int]) -> None:
-        """That of a micro-batch is over; raises `LCAError` if it has not added what it took for these."""
+        """The pass of a micro-batch has ended; raises `LCAError` if it did not add what it computed."""
         self._reduced.ended()
 
     def require_alike(self) -> None:

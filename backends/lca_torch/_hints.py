@@ -1,4 +1,4 @@
-"""What a loss divides by instead of the number of examples, where its options or the data show it."""
+"""Hints for error messages: what a loss divides by, or takes, where its options or the data show it."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -82,9 +82,10 @@ def sample_hint(loss: object, batch: PyTree) -> str:
     if ignored is None:
         return ""
     return (
-        f"the loss leaves out labels {ignored} (ignore_index), so that its losses with reduction='none' are "
-        "not those of the examples; if as many labels count in every example, pass a loss_fn(output, target, "
-        "reduction='mean') that with reduction='none' returns the mean over them for each example"
+        f"the loss leaves out labels {ignored} (ignore_index), so with reduction='none' it does not give one "
+        "loss for each example; if the same number of labels counts in every example, pass a "
+        "loss_fn(output, target, reduction='mean') that, with reduction='none', returns for each example "
+        "the mean over its labels"
     )
 
 

@@ -33,8 +33,8 @@ class KeptResults:
     copy
         Gives the copy of an original, and everything else as it is.
     trial
-        Of a copy that is run in training mode: it gets what was computed in evaluation mode, and of what a
-        call may change a copy.
+        The state of a copy that is run in training mode: it gets what was computed in evaluation mode, and a
+        copy of any object that a call may change.
 
     Raises
     ------
@@ -86,7 +86,7 @@ class KeptResults:
         raise self._error(reason)
 
     def cache_info(self) -> Any:
-        """What the user's function says."""
+        """The cache information of the user's function."""
         return self._function.cache_info()
 
     def _private(self, leaf: Any) -> Any:
@@ -112,28 +112,29 @@ class KeptResults:
 
 _COMPUTES = "which keeps its results (functools.lru_cache), and has none for this call in evaluation mode"
 _GIVEN = (
-    "passes it a tensor that is no parameter or buffer of the model; what is kept for it is not found "
-    "for its copy: compute it anew each time"
+    "passes it a tensor that is neither a parameter nor a buffer of the model. A result kept for this "
+    "tensor is not found for its copy; compute it anew each time"
 )
 _MEASURED = (
     "gets from it parameters of the model, or what was computed from them with its gradient, which would not "
     "move with theta; compute it anew each time, or under torch.no_grad() if it is a constant in training"
 )
 _TRAINING = (
-    "gets from it a module with buffers in training mode, which a call may change; call its eval() first"
+    "gets from it a module in training mode, whose buffers a call may change; call eval() of this module "
+    "first"
 )
 _FULL = (
-    "it has no room for one more (maxsize), so that some are computed again and again as parameters move; "
-    "use lru_cache(maxsize=None)"
+    "it has no room for one more result (maxsize), so some results are computed again and again as "
+    "parameters move; use lru_cache(maxsize=None)"
 )
 _RANDOM = (
-    "it draws random numbers when it is called first, which training would miss; call it once before the "
+    "its first call draws random numbers, which training would not draw any more; call it once before the "
     "objective is made"
 )
 
 
 def _random_states() -> tuple[bytes, bytes, object]:
-    """Of the global generators."""
+    """The states of the global generators."""
     numpy = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is what counts
     return torch.get_rng_state().numpy().tobytes(), pickle.dumps(numpy), random.getstate()
 

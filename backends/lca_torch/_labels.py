@@ -18,9 +18,9 @@ class Rule(NamedTuple):
     """How a model computes its loss from the labels of a batch."""
 
     shifts: bool
-    """Whether it passes over the first label of each row."""
+    """Whether the loss passes over the first label of each row."""
     divides: bool
-    """Whether it divides the sum over the labels by ``num_items_in_batch``; else it takes their mean."""
+    """Whether the loss divides the sum over the labels by ``num_items_in_batch``; else it is their mean."""
 
 
 class Labels(NamedTuple):

@@ -30,7 +30,7 @@ class LongLeftOut(LeftOut):
     sums
         The sum (K,) of the gradients up to the end of each micro-batch.
     factors
-        Of the gradient of each micro-batch.
+        The factor of the gradient of each micro-batch.
     weights
         As in `updates_without`.
     multiple
@@ -79,7 +79,7 @@ class LongLeftOut(LeftOut):
         return values, fsum(sizes)
 
     def _gradients(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        """Those of the micro-batches as the loop takes them, from their sums: new tensors."""
+        """The gradients of the micro-batches as the loop takes them, new tensors, from their sums."""
         first, *others = self._factors
         differences = (after - before for before, after in pairwise(sums))
         return [

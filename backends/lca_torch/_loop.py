@@ -23,14 +23,14 @@ from lca_torch._update_check import UpdateCheck
 from lca_torch._updates import calling, owned_by
 
 _OTHER_LOSS = (
-    "is made by another optimizer, and one of the two takes no gradient of what the other moves, so their "
-    "losses are not the same one. Several optimizers of one tracker must all lower the measured loss; where "
+    "is made by another optimizer, and one of the two takes no gradient of what the other moves, so the two "
+    "do not lower the same loss. Several optimizers of one tracker must all lower the measured loss; where "
     "each has a loss of its own (GAN, actor and critic), make a tracker for each model with its optimizer"
 )
 _FROZEN = (
     "lacks the gradient of parameters that the step moved, as they were frozen (requires_grad_(False)) in "
-    "between; where models take turns so, each with a loss of its own (GAN), make a tracker for each model "
-    "with its optimizer"
+    "between; if models take turns in this way, each with a loss of its own (GAN), make a tracker for each "
+    "model with its optimizer"
 )
 
 
@@ -59,7 +59,7 @@ class Loop(LoopContext):
     Parameters
     ----------
     gradients
-        Of the measured parameters.
+        The gradients of the measured parameters.
     requested
         As in `LoopContext`.
 

@@ -1,4 +1,4 @@
-"""What a forward pass writes into Python variables, to be undone."""
+"""`Memory`: undoes what a forward pass writes into Python variables."""
 
 from collections import deque
 from collections.abc import Collection, Iterable

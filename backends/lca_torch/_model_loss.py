@@ -122,7 +122,7 @@ class TorchLoss(ModelLoss):
         self.precision_eps = None if autocast is None else _eps(autocast)
         self.counts_examples = batch_weight is None
         self.is_of_model = batch_loss is None and loss_fn is None
-        """Whether it is the loss that the model itself returns."""
+        """Whether the measured loss is the one that the model itself returns."""
         self._batch_weight = batch_weight or examples_in
         self._loss_fn, self._example_losses = loss_fn, reader_of_example_losses(loss_fn)
         self._seeds, self._autocast = count(1), autocast
@@ -315,9 +315,10 @@ class TorchLoss(ModelLoss):
         """Raise `LCAError` if a loss is constant in all of these, unless that is known since `try_out`."""
         if not loss.requires_grad and (names := sorted(set(wanted) - self._unused)):
             raise LCAError(
-                f"no gradient of the measured loss reaches what is trained now ({listed(names)}): the loss "
-                "does not depend on it, or detaches it. If it is trained with a loss of its own while the "
-                "rest is frozen (GAN), make a tracker for each model with its optimizer and its loss."
+                "no gradient of the measured loss reaches the parameters that are trained now "
+                f"({listed(names)}): the loss does not depend on it, or detaches it. If it is trained with a "
+                "loss of its own while the rest is frozen (GAN), make a tracker for each model with its "
+                "optimizer and its loss."
             )
 
     def try_out(self, theta: Tensor, batch: PyTree) -> list[str]:

@@ -110,7 +110,7 @@ class Objective(ModelObjective):
     gradients: vectors of K numbers of which each rank holds its shards, and `lca.arrays.array_ops` sums over
     all. Their form and precision are those of the shards.
 
-    Of several ranks, each evaluates every W-th measuring batch, and sums of losses (float64) and gradients
+    With several ranks, each evaluates every W-th measuring batch, and sums of losses (float64) and gradients
     are added: all ranks have the result of one process up to rounding. An error on one rank is raised on all.
 
     Raises

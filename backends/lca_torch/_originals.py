@@ -1,4 +1,4 @@
-"""What code finds by the identity of an object, with private copies in place of the user's objects.
+"""`Originals`: lets code that finds objects by their identity work on private copies of these objects.
 
 A registry may have modules as keys, or their `id`; blocks may refer to their model weakly.
 """
@@ -100,7 +100,7 @@ def _read_by(code: CodeType) -> set[str]:
 
 
 def is_weak(value: object) -> bool:
-    """Whether it is a weak reference to a module or an object of the user's, or a container of such."""
+    """Whether a value is a weak reference to a module or an object of the user's, or a container of such."""
     if type(value) in ProxyTypes or type(value) is ReferenceType:
         target = referent(value)
         return isinstance(target, nn.Module) or is_users(type(target))
@@ -108,7 +108,7 @@ def is_weak(value: object) -> bool:
 
 
 def referent(value: Any) -> Any:
-    """What is referred to; `None` if it is gone, or does not say."""
+    """The object that a weak reference refers to; `None` if it is gone, or cannot be found."""
     if type(value) is ReferenceType:
         return value()
     try:
@@ -118,7 +118,7 @@ def referent(value: Any) -> Any:
 
 
 def finds_tensors(value: Any) -> bool:
-    """Whether it is a container that finds tensors by their identity, or holds them weakly."""
+    """Whether a value is a container that finds tensors by their identity, or holds them weakly."""
     if isinstance(value, WeakValueDictionary):
         return any(map(_is_of_tensor, value.values()))
     if isinstance(value, dict):

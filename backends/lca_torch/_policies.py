@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 from lca.frameworks import BatchNorm, BatchNormPolicy, batch_norm_policies
 
 _CACHE: dict[str, Any] = {"_cache_enabled": 0, "_cache": {}}
-"""Of `torch.nn.utils.parametrize`, as they are where no weight is kept from one use to the next."""
+"""Variables of `torch.nn.utils.parametrize`, with the values that turn its cache of weights off."""
 
 
 def normalisation_policies(
@@ -156,7 +156,7 @@ _Bits: TypeAlias = tuple[bytes, bytes, bytes]
 
 
 def _bits() -> _Bits | None:
-    """As they are; ``None`` if one is not the usual one, or Python's holds a second normal number."""
+    """The states now; ``None`` if a generator is not of the usual type, or Python's holds a spare number."""
     numpy = _memory_of_numpy(np.random.get_bit_generator())  # type: ignore[attr-defined]
     if numpy is None or _MEMORY_OF_PYTHON is None or _PYTHON.gauss_next is not None:
         return None

@@ -26,8 +26,8 @@ class Ranks:
     Attributes
     ----------
     reached
-        Of each rank, the positions of the parameters that the gradients exchanged last have reached; empty
-        before the exchange.
+        For each rank, the positions of the parameters that its gradients of the last exchange have reached;
+        empty before the exchange.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], measuring: MeasuringRanks) -> None:
@@ -46,7 +46,7 @@ class Ranks:
         self._own[which] = own.add_(added) if own is not None and accumulates else added.clone()
 
     def marks(self) -> list[Tensor]:
-        """For each rank in order what the gradients up to its own add to their average (K,).
+        """The running sums, rank by rank, of the gradients divided by the number of ranks, (K,) each.
 
         The last one is the average. Every rank must call it.
 

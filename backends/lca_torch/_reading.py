@@ -85,7 +85,7 @@ class Captured:
         return self._tensor
 
     def value(self) -> Tensor:
-        """The same, detached."""
+        """The value of `now`, detached."""
         return self.now().detach()
 
     def name(self) -> str:
@@ -178,8 +178,8 @@ def _refuse_own(found: Mapping[str, str]) -> None:
         advice = "let the loss find parameters by name (model.named_parameters())"
         if what == ".grad":
             advice = (
-                "compute the gradient inside the loss (torch.autograd.grad), or, if what the last backward "
-                "pass of training has left is meant to be constant, keep what is needed of it in a buffer"
+                "compute the gradient inside the loss (torch.autograd.grad), or, if the gradient left by "
+                "the last backward pass of training is meant as a constant, keep a copy of it in a buffer"
             )
         raise LCAError(f"the loss reads the {what} of {name}, so it is not a function of theta; {advice}.")
 

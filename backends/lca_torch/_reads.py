@@ -1,4 +1,4 @@
-"""What a loss reads: tensors that it takes from outside, found while it runs, and others in their place."""
+"""`Reads`: the tensors from outside that a loss reads, found while it runs; `InPlaceOf`: replaces them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""`ReducedPasses`: whether some backward passes of an update are reduced over processes, others not."""
+"""`ReducedPasses`: whether only some backward passes of an update are reduced over processes."""
 
 from math import isfinite
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lca.tolerances import summed
 
 _SIDE = 32
-"""Of a gradient, this many entries along each dimension are compared."""
+"""The number of entries of a gradient that are compared along each dimension."""
 
 
 class ReducedPasses:

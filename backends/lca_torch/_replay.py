@@ -58,7 +58,7 @@ def replay(
         Refuse a file with tensors that the model does not have; ``False`` ignores them, as for checkpoints of
         an older version of the model with buffers that it has no more (the masks of GPT-NeoX, for example).
         What the model needs must be there in both cases, but for the frozen parameters that ``frozen="omit"``
-        leaves out of θ: where a file holds none of these, as one of adapters alone (LoRA), they have the
+        leaves out of θ: where a file holds none of these, such as one of adapters alone (LoRA), they have the
         values that the model has now.
 
     Returns

@@ -78,7 +78,8 @@ class Replica:
         self.written: set[str] = set()
         """Names of tensors outside θ that a forward pass writes into; it gets copies of them each time."""
         self.tried: Callable[[Exception | None], None] = lambda error: None
-        """Is told of the error, if any, of a forward pass that is made once more in another way after one."""
+        """Called with the error, or ``None``, of a forward pass that is repeated in another way after an
+        error."""
 
     def holding(self, leaves: Mapping[str, Tensor], state: Mapping[str, Tensor], cast: Cast | None) -> "Held":
         """Hold θ and these tensors inside; all others as ``cast`` makes them, or as they are."""

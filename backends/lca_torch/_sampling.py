@@ -1,4 +1,4 @@
-"""What a ``DataLoader`` is to be measured on: every example of its data set once."""
+"""Checks that a ``DataLoader`` to measure on gives every example of its data set once."""
 
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, NoReturn

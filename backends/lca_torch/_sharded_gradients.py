@@ -109,15 +109,15 @@ class ShardedGradients(Gradients):
         numbers = [len(own) for _, own in told]
         if len(set(numbers)) > 1:
             raise LCAError(
-                f"the ranks have taken the gradients of {numbers} micro-batches for one update; pass every "
-                "rank as many, in the same order."
+                f"the ranks have taken the gradients of {numbers} micro-batches for one update; give every "
+                "rank the same number, in the same order."
             )
         return [sum(own) for own in zip(*(own for _, own in told), strict=True)], all(k for k, _ in told)
 
     def of_ranks(self, measuring: MeasuringRanks) -> NoReturn:
         raise LCAError(
             "the gradient of a single rank exists only while FSDP2 reduces it, so the batches of the ranks "
-            "are no micro-batches of a sharded model; accumulate the gradients of several batches of "
+            "cannot be micro-batches of a sharded model; accumulate the gradients of several batches of "
             "tracker.batches(loader), or of the pieces of one, tracker.micro_batches(batch, M)."
         )
 

@@ -32,9 +32,9 @@ class ShardedLoss(SharedLoss):
 
     What is evaluated is the model without the hooks of `fully_shard` (FSDP2). Each parameter is gathered when
     the forward pass reads it, and again in the backward pass; gradients are summed into the shards. So a rank
-    holds the vectors of its shards, and of the parameters that an operation needs at the moment what it
-    computes with: whole ones, or its part under tensor parallelism (`parallelize_module`), whose layers keep
-    their own hooks, which exchange activations.
+    holds the vectors of its shards, and only those parameters that the current operation needs. It holds them
+    whole, or its part of them under tensor parallelism (`parallelize_module`), whose layers keep their own
+    hooks, which exchange activations.
 
     The batches are divided as in `SharedLoss`, among teams: the ranks of one tensor parallel group evaluate
     the same. As each transfer needs every rank, teams with fewer batches evaluate their first one again,
@@ -100,8 +100,8 @@ class ShardedLoss(SharedLoss):
             first, expected = known.setdefault(team, (rank, own))
             if own != expected:
                 raise DataError(
-                    f"the ranks {first} and {rank} of one tensor-parallel group have different batches of "
-                    "training; give them the same."
+                    f"the ranks {first} and {rank} of one tensor-parallel group have different training "
+                    "batches; give them the same batch."
                 )
             if not number:
                 raise DataError(f"the batch of training of rank {rank} has no weight; skip it on all ranks.")
@@ -231,7 +231,7 @@ class ShardedLoss(SharedLoss):
         missing = sorted(self._own.keys() - found)
         if missing:
             raise LayoutError(
-                f"parameter {missing[0]!r} is whole at the moment; measure outside of the forward and "
+                f"parameter {missing[0]!r} is unsharded at the moment; measure outside of the forward and "
                 "backward pass of training."
             )
 

@@ -1,4 +1,4 @@
-"""`ShardedTensors`: a checkpoint in several files (shards), and an index of which holds which tensor."""
+"""`ShardedTensors`: a checkpoint in several files (shards), with an index of the tensors in each."""
 
 import json
 from collections import Counter

@@ -33,7 +33,7 @@ class _Slot(NamedTuple):
 
 
 class SharedState:
-    """What reading may move although it reads a copy, and the global generators.
+    """The state that reading a copy may still move, and the global generators.
 
     >>> shared = SharedState()
     >>> numbers = np.random.default_rng(0)

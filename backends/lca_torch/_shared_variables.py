@@ -127,7 +127,7 @@ class Follower:
     originals
         Takes the places of `id` and `hash` in the code that calls them.
     trial
-        Of a copy that is run in training mode.
+        The state of a copy that is run in training mode.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ class Slots:
         known = {id(tensor): name for name, tensor in parameters.items()}
         self._slots: list[tuple[Slot, list[str]]] = []
         self.others: dict[str, tuple[Slot, int]] = {}
-        """Where the tensors that are not in θ are found."""
+        """The places of the tensors that are not in θ, by name."""
         self._initial: dict[str, Tensor] = {}
         for slot in _all_slots(pairs):
             held = []
@@ -135,7 +135,7 @@ def _all_slots(pairs: Iterable[Pair]) -> Iterator[Slot]:
 
 
 def _tensors(value: object) -> list[Tensor]:
-    """Those that a copy holds as well: none of a container that a stand-in takes the place of."""
+    """The tensors that a copy holds as well: none in a container that a stand-in replaces."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Uncopied) or not isinstance(value, dict | list | tuple | deque):

@@ -64,7 +64,8 @@ class Tracker(ModelTracker[Loop]):
     Raises
     ------
     LCAError
-        If an argument has the wrong type or an invalid value, or the three do not belong together.
+        If an argument has the wrong type or an invalid value, or ``model``, ``optimizer`` and ``objective``
+        do not belong together.
 
     Notes
     -----
@@ -108,9 +109,8 @@ class Tracker(ModelTracker[Loop]):
         "nor for a penalty alone: weight * (loss + penalty) belongs to each. A loop that collects batches "
         "first takes them from the loader itself and calls tracker.begin_batch(batch, weight=...) before the "
         "backward pass of each",
-        "halves": f"loop over tracker.batches(loader), {_NOT_AHEAD}, one batch with at least two examples to "
-        "an update, and one update from each; with gradient accumulation use CrossFit(micro_batches=M) "
-        "without own_pass",
+        "halves": f"loop over tracker.batches(loader), {_NOT_AHEAD}, and make one update from each batch, of "
+        "at least two examples; with gradient accumulation use CrossFit(micro_batches=M) without own_pass",
         "scores": "call tracker.scores(index, outputs, labels) at every step, or give the estimator "
         "refresh=n",
     }
@@ -122,8 +122,8 @@ class Tracker(ModelTracker[Loop]):
         gets the model inside (``model.module``), and every rank measures the same steps. All micro-batches
         have the same weight; the gradients that a rank accumulates, also under ``no_sync()``, are one. At
         each step the ranks exchange their gradients, which takes as many vectors (K,) as there are ranks; one
-        that does not come within ``rank_timeout`` of the objective ends the measuring. Of a sharded model no
-        rank has a gradient of its own; there, the batches that the loop accumulates are the micro-batches.
+        that does not come within ``rank_timeout`` of the objective ends the measuring. For a sharded model,
+        no rank has a gradient of its own; there, the batches that the loop accumulates are the micro-batches.
 
         Parameters
         ----------
@@ -258,7 +258,7 @@ class Tracker(ModelTracker[Loop]):
         return self._trained
 
     def _note_modes(self) -> None:
-        """At the end of a backward pass: the modes may be others at the update, where they are looked at."""
+        """Note the modes at the end of a backward pass, as they may be others at the update."""
         if self._loop_check.looks_at_next:
             self._trained.note_modes()
 

@@ -63,7 +63,7 @@ class TrainedLoss:
 
     @property
     def eps(self) -> float:
-        """Of the dtype with the largest rounding errors."""
+        """The machine epsilon of the dtype with the largest rounding errors."""
         return max([self._loss.eps, *(own.loss.eps for own in self._passes if own.loss is not None)])
 
     @property
@@ -72,7 +72,7 @@ class TrainedLoss:
         return [own for own in self._passes if own.loss is not None and own.loss.factor] or self._passes
 
     def parts(self) -> Sequence[tuple[float, Labels]]:
-        """If it is a sum of multiples of the model's own losses: their factors and labels; else empty.
+        """The factors and labels, if the loss is a sum of multiples of the model's own losses; else empty.
 
         A loss that is computed from the outputs once more, and has the value of the model's own, is that one.
         """
@@ -84,7 +84,7 @@ class TrainedLoss:
         return [(self.factor, labels) for labels in islice(same_value, 1)]
 
     def _is(self, value: float) -> bool:
-        """Whether it has this value, times what the trainer multiplies it by."""
+        """Whether the loss has this value, times the factor of the trainer."""
         whole = self._loss.term
         # Of losses that are not finite, nothing can be said here; what is measured then raises.
         return not abs(whole - value) > summed(abs(whole) + abs(value), self.eps)
@@ -132,7 +132,7 @@ class _Listening:
 
     @classmethod
     def of(cls, trainer: Any) -> "_Listening":
-        """That of the trainer, which several callbacks may share."""
+        """The listener of the trainer, which several callbacks may share."""
         found = getattr(vars(trainer).get("compute_loss"), "listening", None)
         return found if isinstance(found, cls) else cls(trainer)
 

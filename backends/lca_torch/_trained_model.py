@@ -1,4 +1,4 @@
-"""`TrainedTorchModel`: what makes the gradients of a module in training others than the measured ones."""
+"""`TrainedTorchModel`: why the gradients of training may differ from those of the measured loss."""
 
 from collections.abc import Iterator, Sequence
 

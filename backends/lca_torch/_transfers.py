@@ -188,7 +188,7 @@ class LayerTransfers:
 
 
 class _Group(_ProcessGroup):  # type: ignore[misc]
-    """In place of a process group of training: its collectives are those of `Transfers`.
+    """Replaces a process group of training: its collectives are those of `Transfers`.
 
     It equals the group of training, so that torch finds what it knows of that group.
     """

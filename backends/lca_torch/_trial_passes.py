@@ -1,4 +1,4 @@
-"""`TrialPasses`: what the loss of the batch tried out would be elsewhere, by passes that leave no trace."""
+"""`TrialPasses`: forward passes that try a loss in other modes and at another θ, and leave no trace."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager

@@ -17,7 +17,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Listener(Protocol):
-    """Is told of updates."""
+    """Receives the updates that are made."""
 
     def met(self, optimizer: Optimizer) -> None:
         """An optimizer of other parameters makes its first step."""
@@ -65,7 +65,7 @@ class Updates:
         self._collector: Any = None
 
     def follow(self) -> None:
-        """Begin to follow."""
+        """Begin to report updates."""
         self._handles = [
             register_optimizer_step_pre_hook(untraced(self._begins)),
             register_optimizer_step_post_hook(untraced(self._ends)),
@@ -205,7 +205,7 @@ def held(optimizer: Optimizer) -> Iterable[Optimizer]:
 
 
 def stepping(optimizers: Iterable[Optimizer]) -> Iterator[Optimizer]:
-    """Those whose step is the first that torch hooks: an optimizer itself, or those inside a wrapper."""
+    """The optimizers whose steps torch hooks: an optimizer itself, or those inside a wrapper."""
     for one in optimizers:
         if _hooked(one):
             yield one
@@ -255,7 +255,7 @@ def _skips(optimizer: Optimizer) -> bool:
 
 
 untraced: Callable[[Any], Any] = torch.compiler.disable
-"""Else `torch.compile` of a step compiles the hooks, too."""
+"""Keeps `torch.compile` of a step from compiling the hooks, too."""
 
 
 def _caller() -> FrameType:

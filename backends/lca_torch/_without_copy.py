@@ -1,4 +1,4 @@
-"""State that has no copy: environment variables, attributes of objects that are never copied."""
+"""State that cannot be copied: environment variables, attributes of objects that are never copied."""
 
 from contextlib import AbstractContextManager
 from enum import Enum
@@ -12,15 +12,15 @@ class Environment:
     """The environment variables, which code may change: see `environment_kept`."""
 
     def install(self) -> None:
-        """Nothing is copied."""
+        """Do nothing: these are not copied."""
 
     def installed(self) -> AbstractContextManager[None]:
-        """Inside, they may be changed."""
+        """A context in which they may be changed."""
         return environment_kept()
 
 
 def is_its_own_copy(value: Any) -> bool:
-    """Whether it is an object with attributes, of a class of the user's, that is never copied.
+    """Whether a value is an object with attributes, of a class of the user's, that is never copied.
 
     >>> is_its_own_copy(_Enumeration.ONE)  # of a class of this library
     False

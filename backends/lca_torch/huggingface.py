@@ -39,7 +39,7 @@ class _TrainerLoop(Loop):
     number of batches. The number may include labels that the model passes over (the first one of each row,
     where a model shifts them itself), and those of all processes (``average_tokens_across_devices``), and
     some models ignore it. What is trained may also be another loss than the model's own. All that is seen by
-    the gradients that reach the losses. Of several processes, training takes the mean of their gradients.
+    the gradients that reach the losses. With several processes, training takes the mean of their gradients.
     """
 
     measures_model = False
@@ -174,12 +174,12 @@ _NO_METRICS = frozenset({"epoch", "learning_rate", "total_flos", "step"})
 """What the trainer logs beside metrics; the learning rates of all steps are recorded."""
 _MEASURED = "an estimator that requires no gradient of training (lca.estimators.SampledPathIntegral)"
 _UNKNOWN = (
-    "the weights of the accumulated batches and the scale of their gradients are unknown: the loss is "
-    "neither the mean over the labels that the model receives nor their sum divided by num_items_in_batch "
-    "(several terms), or it is computed outside the model, and the Trainer does not divide it by the number "
-    "of batches, or num_items_in_batch may count other labels. If it is a mean, set "
-    "model.accepts_loss_kwargs = False before the Trainer is made, which then divides it (but not that of "
-    f"compute_loss_func), or use {_MEASURED}."
+    "the weights of the accumulated batches and the scale of their gradients are unknown: the Trainer does "
+    "not divide the loss by the number of batches, and either the loss is computed outside the model, or it "
+    "is neither the mean over the labels that the model receives nor their sum divided by "
+    "num_items_in_batch (several terms), or num_items_in_batch may count other labels. If the loss is a "
+    "mean, set model.accepts_loss_kwargs = False before the Trainer is made, which then divides it (but not "
+    f"that of compute_loss_func), or use {_MEASURED}."
 )
 _ALONE = (
     "the scale of the gradients is unknown: num_items_in_batch counts labels of all processes, and this one "
@@ -188,15 +188,14 @@ _ALONE = (
     f"{_MEASURED}."
 )
 _UNEQUAL = (
-    "the processes have taken the gradients of different numbers of batches for one update; let each take as "
-    f"many (dataloader_drop_last=True), or use {_MEASURED}."
+    "the processes have taken the gradients of different numbers of batches for one update; let each take "
+    "the same number (dataloader_drop_last=True), or use {_MEASURED}."
 )
 _ANOTHER = (
-    "training takes the gradient of another loss than the model's own, which is measured: compute_loss is "
-    "overridden (for weights of classes or a further term, say), compute_loss_func is passed, or "
-    "label_smoothing_factor is set. Measure the loss of training (Objective(model, None, data, "
-    "batch_loss=...), with a function of model and batch), let the model return it, or use "
-    f"{_MEASURED}."
+    "training takes the gradient of a loss that is not the model's own, and the model's own is measured: "
+    "compute_loss is overridden (for weights of classes or a further term, say), compute_loss_func is "
+    "passed, or label_smoothing_factor is set. Measure the loss of training (Objective(model, None, data, "
+    f"batch_loss=...), with a function of model and batch), let the model return it, or use {_MEASURED}."
 )
 _UNSEEN = (
     "the loss of which training takes the gradient is unknown, as the Trainer has computed it otherwise than "
@@ -283,7 +282,7 @@ class _TrainerTracker(Tracker):
 
 
 def _is_of_model(objective: AnyObjective) -> bool:
-    """Whether it is the loss that the model itself returns."""
+    """Whether the objective measures the loss that the model itself returns."""
     return isinstance(objective, Objective) and objective._loss.is_of_model
 
 
@@ -425,7 +424,7 @@ class TrainerLog:
 
 
 def _is_whole(epochs: float | None) -> bool:
-    """Whether so many epochs of the trainer have ended, and no part of a further one.
+    """Whether ``epochs`` is a whole number of epochs, of one or more.
 
     >>> _is_whole(2.0), _is_whole(2.5), _is_whole(0), _is_whole(None)
     (True, False, True, False)

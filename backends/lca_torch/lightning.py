@@ -36,7 +36,7 @@ class _LightningTracker(Tracker):
         return not self.trains()
 
     def begin_accumulated(self, batch: Any, divisor: int) -> None:
-        """Like `begin_batch`; the trainer divides the loss of this batch by so many, however few are left."""
+        """Like `begin_batch`; the trainer divides the loss by ``divisor``, however few batches are left."""
         self._context.accumulation.divisor = divisor
         self.begin_batch(batch, weight=1.0)
 

@@ -1,4 +1,4 @@
-"""`lca record check`: what of a record is whole, and a new record of the rows that can be saved."""
+"""`lca record check`: finds what is intact in a damaged record, and saves it in a new record."""
 
 import json
 from argparse import ArgumentParser, Namespace

@@ -21,7 +21,7 @@ from lca.tolerances import EPS64, summed
 COPY = 1e-6
 """Two runs whose totals agree to this are copies: the same seed on another machine, or a resumed run."""
 MOST_FLIPPED = 13
-"""So many seeds at most have all choices of signs enumerated."""
+"""The most seeds for which all choices of signs are enumerated."""
 
 Rows: TypeAlias = np.ndarray | Mapping[Any, Any]
 """One row for each seed, by position or by seed."""

@@ -26,10 +26,10 @@ for 50 independent layers whose allocations fall in the same way within 5 steps,
 13 % of the runs.
 """
 SURROGATES = 1_000
-"""So many different surrogates at least; few layers are shifted further for that."""
+"""The least number of different surrogates; if there are few layers, larger shifts supply them."""
 
 Draw = Callable[[int], np.ndarray]
-"""The numbers of coincidences of so many random surrogates."""
+"""The numbers of coincidences of the given number of random surrogates."""
 
 
 @dataclass(frozen=True)

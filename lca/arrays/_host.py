@@ -63,7 +63,7 @@ def eps(values: np.ndarray) -> float:
 
 
 def size(values: np.ndarray) -> int:
-    """K."""
+    """The number K of entries."""
     return len(values)
 
 

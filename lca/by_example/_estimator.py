@@ -52,11 +52,11 @@ class ByExample:
         The number of groups that are differentiated in one pass: a larger number is faster and takes more
         memory.
     sample
-        Draw this many of the examples at random, once for the whole run, and give them weights that are
-        larger accordingly. Sums over examples then estimate those over all of them, with the standard error
+        Draw this many of the examples at random, once for the whole run, and increase their weights to
+        compensate. Sums over examples then estimate those over all of them, with the standard error
         `ExampleAllocation.stderr`. ``None``: no sample.
     seed
-        Of the sample.
+        The seed of the sample.
 
     Notes
     -----

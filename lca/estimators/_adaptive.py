@@ -21,7 +21,8 @@ from lca.tolerances import conservation
 
 Per: TypeAlias = Literal["step", "change", "run"]
 _MANY_PANELS, _FAR_ABOVE = 4, 10
-"""Panels, and factor of what the last refinement moved, from which on a residual is no quadrature error."""
+"""A residual is not a quadrature error from this many panels on, if it exceeds by this factor what the last
+refinement moved."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Adaptive:
 
     @property
     def cost(self) -> Cost:
-        """That of a step which needs no refinement."""
+        """The cost of a step that needs no refinement."""
         return Cost(full_gradients=2 if self.audit == 1 else 1)
 
     @property

@@ -34,8 +34,8 @@ SHRINK = 0.7
 PRIOR = 4
 """Steps that count as much as the variance known from all the data, when the first samples are drawn."""
 LEARN = 3
-"""Of so many steps that want all the data one gets half of them, if that is affordable: only samples show
-their variance."""
+"""Of this many steps that need all the data, one is measured on half of them if the budget allows it, because
+only samples show their variance."""
 WHOLE = 0.6
 """The part of the data above which a sample is replaced by all of them, which have no sampling error."""
 
@@ -120,8 +120,8 @@ class AdaptiveSampleSize:
             )
         if self.relative_error and (self.groups is None or _inner(self.probe).micro_batches < 2):
             raise LCAError(
-                "relative_error needs groups=..., the groups of parameters whose sums it limits the error "
-                "of, and a probe with micro_batches=2 or more, as one sample has no spread."
+                "relative_error limits the errors of sums over groups of parameters, so it needs "
+                "groups=..., and a probe with micro_batches=2 or more, as one sample has no spread."
             )
         if self.largest is not None and (not isinstance(self.largest, int) or self.largest < 1):
             raise LCAError(f"largest must be a whole number ≥ 1 or None, got {self.largest!r}.")
@@ -133,7 +133,7 @@ class AdaptiveSampleSize:
 
     @property
     def vectors(self) -> int:
-        """Those of the samples."""
+        """The number of vectors that the samples need."""
         return self.probe.vectors
 
     @property
@@ -143,7 +143,7 @@ class AdaptiveSampleSize:
 
     @property
     def largest_cost(self) -> Cost:
-        """That of the largest samples; all the data at every node, unless ``largest`` is given."""
+        """The cost of the largest samples; all the data at every node, unless ``largest`` is given."""
         if self.examples is None and self.largest is not None:
             return _sized(self.probe, _inner(self.probe).size * self.largest).largest_cost
         inner = _inner(self.probe)
@@ -166,9 +166,9 @@ class AdaptiveSampleSize:
         m = _inner(self.probe).micro_batches
         if self.examples is None and n < m:
             raise LCAError(
-                f"relative_error takes all of the data at some steps, in one part for each of {m} "
-                f"micro-batches, and there are {n} examples; use fewer micro-batches, or an estimator on all "
-                "data (lca.Adaptive)."
+                f"relative_error measures some steps on all the data, split into {m} micro-batches, but "
+                f"there are only {n} examples; use fewer micro-batches, or an estimator on all data "
+                "(lca.Adaptive)."
             )
         probe = self.probe if self.examples is None else affordable(self.probe, self.examples, n)
         run = probe.start(objective)

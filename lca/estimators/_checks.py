@@ -32,10 +32,11 @@ def check_trained(step: Step, untrained: Collection[str]) -> None:
         names = ", ".join(sorted(untrained))
         raise IncompleteStepError(
             f"step {step.index}: {names} moved but did not train, so training has no gradient from which to "
-            "allocate this movement. Was a layer frozen after the update, or in Keras without model.compile, "
-            "so that fit trains it on, or does the momentum of the optimizer still move it? Compile, reset "
-            "the optimizer's state when a layer is frozen, or use an estimator that computes its own "
-            "gradients (lca.Adaptive, lca.estimators.SampledPathIntegral).",
+            "allocate this movement. Possible causes: a layer was frozen after the update; it was frozen "
+            "in Keras without model.compile, so that fit still trains it; or the momentum of the optimizer "
+            "still moves it. Call model.compile, reset the optimizer's state when a layer is frozen, or "
+            "use an estimator that computes its own gradients (lca.Adaptive, "
+            "lca.estimators.SampledPathIntegral).",
             f"gradient of {names}",
         )
 

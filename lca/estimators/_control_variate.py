@@ -96,7 +96,7 @@ class ControlVariate:
 
     @property
     def vectors(self) -> int:
-        """Those of the samples, and the anchor with its gradient."""
+        """The vectors of the samples, and the anchor with its gradient."""
         return self.probe.vectors + 2
 
     @property
@@ -141,9 +141,9 @@ class AnchoredMean:
     every: int
     micro_batches: int
     _index: int | None = None
-    """Of the step under way."""
+    """The index of the step that is being measured."""
     _steps: int = -1
-    """Measured before it."""
+    """The number of steps measured before it."""
     _anchor: float | None = None
     _objective: Objective = field(init=False)
     _names: frozenset[str] = frozenset()

@@ -102,16 +102,17 @@ class CrossFit:
     ``G·J e``, where e is uncorrelated with ε̄ and has the variance ``(R + Q - R²) S``; the mean square of
     ``ḡ_{t+1}·J h_t`` gives it, and one T more.
 
-    *The order of examples.* Micro-batches are pieces of a batch as it is. If it is sorted by class, or its
-    halves are two views of the same examples, they are no independent samples, and the values are wrong, even
-    in sign. If each is of a domain or task of its own, they sample other losses: with two, what belongs to
-    one of them (an adapter, a head) gets half of its values. If every batch has as many examples of each
-    class, one micro-batch has what the others lack, and sums are too small, with SGD by tens of per cent;
-    `NextBatch` does not split batches. The next batch must be a random sample, too (`NextBatch`). Trackers
-    compare the labels of micro-batches and of batches now and then, where there are any, and the parameters
-    of which micro-batches and updates have gradients, and warn. They warn, too, where the rows of batches
-    show full batches, or ``independent`` ones without replacement. Domains that share all parameters show in
-    nothing but labels.
+    *The order of examples.* A batch is split in its own order. If it is sorted by class, or its halves are
+    two views of the same examples, its micro-batches are not independent samples, and the values are wrong,
+    even in sign. If each micro-batch is from another domain or task, they sample different losses: with two
+    domains, the parameters of one of them (an adapter, a head) get half of their values. If every batch has
+    the same number of examples of each class, one micro-batch has more of a class when the others have fewer,
+    and sums are too small, with SGD by tens of per cent; `NextBatch` does not split batches.
+    The next batch must be a random sample, too (`NextBatch`). Trackers compare the labels of micro-batches
+    and of batches now and then, if there are labels, and the sets of parameters that have gradients, and
+    warn. They also warn if the rows of batches show that the batches are full batches, or that
+    ``independent`` batches are drawn without replacement. Domains that share all parameters can be seen in
+    the labels only.
 
     Raises
     ------
@@ -354,7 +355,7 @@ class _Crossed(Sequence[Vector]):
 
 
 def _factors(now: Sequence[MicroBatch], after: Sequence[MicroBatch]) -> tuple[float, float]:
-    """Those of the contrast and of the mean of the next gradients, times the difference of two updates.
+    """The factors of the contrast and of the mean of the next gradients, times the difference of two updates.
 
     The contrasts of the notes are ``h = (g_1 - g_2) √(w_1 w_2 / (w_1 + w_2))`` and
     ``J h = (Δ^{(−2)} - Δ^{(−1)}) √((1 - w_1)(1 - w_2) / (w_1 + w_2))``.

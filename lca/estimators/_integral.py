@@ -160,7 +160,7 @@ class Integral:
             return segment.ops.times_movement(self._gradients, segment.step.start, segment.step.end)
 
     def _replicates(self) -> dict[float, NodeReplicates]:
-        """Those of the nodes, by time; nodes of one time are one sample, and are added up."""
+        """The replicates of the nodes, by time; nodes of one time are one sample, and are added up."""
         by_time: dict[float, list[tuple[float, SampledNode]]] = {}
         for weight, node in self._samples:
             by_time.setdefault(node.time, []).append((weight, node))

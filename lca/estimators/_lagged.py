@@ -21,7 +21,7 @@ from lca.quadrature import SIMPSON, TRAPEZOID
 from lca.step import Step
 
 WEIGHTS = (4 / 3, 1 / 3, -2 / 3)
-"""Of the last three gradients: the line of least squares through them at lag 0."""
+"""Weights of the last three gradients: the value at lag 0 of the line of least squares through them."""
 LARGEST = 0.25
 """Largest part of the sum so far that may be in doubt."""
 
@@ -30,7 +30,7 @@ LARGEST = 0.25
 class LaggedCrossFit:
     """Cross-fitting without micro-batches: no further gradient, and no change to the training loop.
 
-    Of the update ``Δ_t = b_t + C_t ∘ g_t`` only the last term shares the noise of the training gradient g_t
+    In the update ``Δ_t = b_t + C_t ∘ g_t`` only the last term shares the noise of the training gradient g_t
     (C_t is `lca.Step.update_slope`). There g_t is replaced by an extrapolation of the three gradients before,
     the line of least squares through them at lag 0:
 
@@ -42,7 +42,7 @@ class LaggedCrossFit:
         As in `CrossFit`.
     first_examples
         The first three steps of a run, and every step that does not follow three measured ones, have no
-        earlier gradients. They are measured with Simpson's rule on samples of so many examples of the data,
+        earlier gradients. They are measured with Simpson's rule on samples of this many examples of the data,
         or on all of them if there are no more, or if the objective is not `lca.objective.Sampled` or refuses
         to draw examples, as one does that weighs its batches by tokens.
     seed

@@ -308,7 +308,7 @@ class Segment:
 
     @cached_property
     def start(self) -> Evaluation:
-        """At θ_t; costs nothing if the last step ended there."""
+        """The evaluation at θ_t; costs nothing if the last step ended there."""
         known, self._known_start = self._known_start, None
         if known is not None:
             return known
@@ -319,7 +319,7 @@ class Segment:
 
     @cached_property
     def end(self) -> Evaluation:
-        """At θ_{t+1}. Also evaluates ``arrival``."""
+        """The evaluation at θ_{t+1}. Also evaluates ``arrival``."""
         self.arrival = end = self._evaluate(1.0, gradient=self._gradients)
         before, after = _states(self.step)
         if self.state_moved and not self.sampled:
@@ -329,7 +329,7 @@ class Segment:
         return end
 
     def at(self, s: float) -> Evaluation:
-        """At θ_t + s Δ_t, with the gradient; costs one, unless it is an end that is already known."""
+        """The evaluation at θ_t + s Δ_t, with the gradient; a known end of the step costs nothing."""
         if self._gradients and s in (0.0, 1.0):
             return self.end if s else self.start
         return self._evaluate(s)

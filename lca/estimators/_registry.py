@@ -59,7 +59,7 @@ class NamedEstimator:
 
     @property
     def sampled(self) -> bool:
-        """Whether it estimates from batches or samples, and measures no loss."""
+        """Whether the estimator works on batches or samples, and measures no loss."""
         return isinstance(self._usual, StochasticEstimator)
 
     @property

@@ -159,7 +159,7 @@ class SampledPathIntegral:
 
     @property
     def largest_cost(self) -> Cost:
-        """With ``refine``, Simpson's rule and an audit; with ``refresh``, a forward pass over all data."""
+        """Adds Simpson's rule and an audit with ``refine``, a forward pass over all data with ``refresh``."""
         refined = self.refine is not None
         nodes = SIMPSON.new_gradients if refined else self.rule.new_gradients
         return Cost(
@@ -318,7 +318,7 @@ class SampledRun:
 
 
 def _is_due(refresh: int | str | None, steps: int) -> bool:
-    """Whether the errors of all examples are measured after so many steps."""
+    """Whether the errors of all examples are measured after ``steps`` steps."""
     if isinstance(refresh, int):
         return steps % refresh == 0
     return refresh == "doubling" and steps >= EARLIEST and doubles(steps)

@@ -23,7 +23,8 @@ class Sample:
     factor: float
     size: int
     part: bool = False
-    """Whether it is a part of all the data, whose mean over the parts is exact."""
+    """Whether the sample is one of several parts of all the data, so that the mean over the parts is
+    exact."""
 
 
 class Sampler:
@@ -47,7 +48,7 @@ class Sampler:
     floor
         The part of the probability that does not depend on scores, in (0, 1].
     seed
-        Of the random numbers.
+        The seed of the random numbers.
 
     Raises
     ------

@@ -47,9 +47,9 @@ def checkpoints_in_order(
     """The checkpoints of a run: the paths given, or those in a folder by the numbers in their names.
 
     A checkpoint in a folder is a file (``epoch=3-val_loss=0.25.ckpt``) or a folder of its own with a number
-    in its name and the weights inside (``checkpoint-500``, ``step_500/model.pt``, ``model:v3``). If there are
-    none, the only folder inside that has some is taken, such as ``lightning_logs/version_0/checkpoints``.
-    States of optimizers beside the weights are ignored.
+    in its name and the weights inside (``checkpoint-500``, ``step_500/model.pt``, ``model:v3``). If the
+    folder itself holds fewer than two, the only folder inside it that has some is read, such as
+    ``lightning_logs/version_0/checkpoints``. States of optimizers beside the weights are ignored.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Names in the code of functions."""
+"""The names and modules that the code of a function refers to."""
 
 import re
 import sys
@@ -13,9 +13,9 @@ from types import CodeType, FunctionType, ModuleType
 _BY_NAME = frozenset(
     {"__dict__", "attrgetter", "eval", "exec", "getattr", "globals", "hasattr", "methodcaller", "vars"}
 )
-"""What looks a name up that is in a string."""
+"""Names of functions that look a name up that is in a string."""
 _OF_GLOBALS = ("LOAD_NAME", "IMPORT_NAME", "_GLOBAL", "_GLOBALS")
-"""How the instructions end that read, write or import a global name, and no attribute."""
+"""The ends of the names of instructions that read, write or import a global name, not an attribute."""
 KEPT = 4096
 """Functions whose names are remembered: reading their code takes as long as a small forward pass."""
 _SETTING = frozenset({"setattr", "__setattr__"})

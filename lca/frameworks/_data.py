@@ -27,7 +27,7 @@ MOST_BATCHES = 10_000
 MOST_BYTES = 4 << 30
 """Bytes of such batches that are kept in memory."""
 Prepare: TypeAlias = Callable[[PyTree], PyTree]
-"""From a batch as the user has it to the tensors that the model takes."""
+"""Maps a batch as the user has it to the tensors that the model takes."""
 
 
 @dataclass(frozen=True, eq=False)

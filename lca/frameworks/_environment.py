@@ -1,4 +1,4 @@
-"""What code may change outside of the user's modules: environment variables, objects of libraries."""
+"""State outside of the user's modules that code may change: environment variables, objects of libraries."""
 
 import os
 from collections import deque

@@ -23,7 +23,7 @@ def keeper_in(value: Any) -> Any:
 
 
 def emptied_again(keeper: Any) -> Callable[[], None]:
-    """What puts a function back that has kept nothing so far; one that has keeps what came to it as well."""
+    """Return a function that empties ``keeper`` if it is empty now; otherwise it keeps new results, too."""
     empty = keeper.cache_info().currsize == 0
 
     def put_back() -> None:

@@ -1,4 +1,4 @@
-"""What the parameters of a model, and a vector θ of them, must be to be measured."""
+"""Checks that the parameters of a model, and a vector θ of them, can be measured."""
 
 from collections.abc import Mapping
 

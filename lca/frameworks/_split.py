@@ -72,7 +72,7 @@ class _Split:
         return abs(self.loss - self.mean) if math.isfinite(self.mean) else math.inf
 
     def tolerance(self, condition: float = 0.0) -> float:
-        """By how much both may differ in their rounding."""
+        """The largest difference of the loss and the mean that rounding explains."""
         scale = max(abs(value) for value in (self.loss, self.mean) if math.isfinite(value))
         return rebatched(scale, self.eps, condition)
 

@@ -17,7 +17,7 @@ _SHOWN = 8
 def is_sequence(tree: object) -> bool:
     """Whether this is a container: a tuple, a list, or a named tuple that is made from its fields.
 
-    A subclass of a named tuple with a constructor of its own, as a packed sequence, is an object.
+    A subclass of a named tuple with a constructor of its own, such as a packed sequence, is an object.
 
     >>> is_sequence((1, 2)), is_sequence("text")
     (True, False)

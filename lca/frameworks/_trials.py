@@ -37,7 +37,7 @@ HEAVY = 7
 
 
 class Trials:
-    """What is known of the loss of a batch, and tried again when the state that the loss reads has moved.
+    """Tests of the loss of a batch, made again when the state that the loss reads has moved.
 
     Trials take place at the first evaluation in a state that has moved; while it goes on moving, at the 2nd,
     4th, 8th, ... evaluation after that, and later every 256th. Each costs as much as `split_test` and, where
@@ -75,7 +75,7 @@ class Trials:
         self._on_some = False  # whether any of them was on some of the examples
 
     def state(self) -> State | None:
-        """That of the loss, with the weights of a few batches where a function of the user gives them."""
+        """The state of the loss, with the weights of a few batches if the user's function gives weights."""
         found, weights = self._loss.state(), self._weights_now()
         if weights is None:
             return found
@@ -97,8 +97,9 @@ class Trials:
         which = int(np.flatnonzero(before != now)[0])
         raise DataError(
             f"batch_weight gives {now[which]:.6g} for a batch to which it gave {before[which]:.6g} in the "
-            "state in which the loss is measured: it reads what has changed since, such as the weights of "
-            "classes. Keep that as it is during the run, or measure all data as one batch (batch_size=)."
+            "state in which the loss is measured: it reads something that has changed since, such as the "
+            "weights of classes. Keep that as it is during the run, or measure all data as one batch "
+            "(batch_size=)."
         )
 
     def _weights_now(self) -> np.ndarray | None:

@@ -122,7 +122,7 @@ class WandB:
         self._run.log({"lca/step": step, **tagged(loss, values)})
 
     def close(self) -> None:
-        """As `Logger.close`; a run of somebody else's goes on."""
+        """As `Logger.close`; a run that was started outside of the logger goes on."""
         if self._own:
             self._run.finish()
         self._run, self._own = None, False
@@ -165,7 +165,7 @@ class MLflow:
         self._mlflow.log_metrics(named, step=step, run_id=self._run_id)
 
     def close(self) -> None:
-        """As `Logger.close`; a run of somebody else's goes on."""
+        """As `Logger.close`; a run that was started outside of the logger goes on."""
         if self._own:
             self._mlflow.end_run()
         self._run_id, self._own = None, False

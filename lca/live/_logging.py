@@ -133,7 +133,7 @@ def tagged(loss: str, values: Mapping[str, float]) -> dict[str, float]:
 
 
 def checks_in(values: Mapping[str, float]) -> dict[str, float]:
-    """Those of the numbers that tell of a self-check, which loggers of every n-th step do not leave out.
+    """The numbers of a self-check, which loggers of every n-th step do not leave out.
 
     >>> checks_in({"loss": 0.5, "checked_sum": -1.5})
     {'checked_sum': -1.5}
@@ -162,7 +162,7 @@ class LossLog:
             found |= self.checked(row.check.change, row.check.total)
         signs = row.signs("layer")
         helping, hurting = int(signs.negative.sum()), int(signs.positive.sum())
-        if helping + hurting and not row.allocation.sampled:  # noise turns signs (lca.views._signs.NOISY)
+        if helping + hurting and not row.allocation.sampled:  # noise flips signs (lca.views._signs.NOISY)
             found["helping_percent"] = 100 * helping / (helping + hurting)
         for name, value, total in zip(names, totals, np.atleast_1d(self._totals), strict=True):
             found[f"LCA/{name}"], found[f"LCA_so_far/{name}"] = float(value), float(total)

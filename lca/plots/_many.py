@@ -23,7 +23,7 @@ _FULL, _SMALL = 0.17, 0.11
 
 
 def height_of(rows: int, *, base: float, per_row: float, least: float = 2.5) -> float:
-    """The height of a figure with so many rows, in inches.
+    """The height of a figure with ``rows`` rows, in inches.
 
     >>> height_of(2, base=1.4, per_row=0.32), height_of(200, base=1.4, per_row=0.32)
     (2.5, 12.0)

@@ -38,7 +38,7 @@ def save_all(
     Parameters
     ----------
     record
-        A path, a dataset from `lca.open_record`, or several runs from `lca.open_runs`. Of several runs, the
+        A path, a dataset from `lca.open_record`, or several runs from `lca.open_runs`. For several runs, the
         figures are ``conditions``, with intervals, and the means of each condition: ``cumulative-...``, and
         of losses with classes ``classes-...``.
     folder
@@ -155,7 +155,7 @@ def _file_name(text: str) -> str:
 def _image(ax: Axes, format: Format) -> bytes:  # noqa: A002
     buffer, figure = BytesIO(), ax.get_figure(root=True)
     if figure is None:
-        raise LCAError("the Axes belong to no figure.")
+        raise LCAError("the Axes belong to no figure; pass Axes that were made by plt.subplots().")
     figure.savefig(buffer, format=format, metadata={_KEYS[format]: GENERATOR})
     image = buffer.getvalue()
     return image + f"% {GENERATOR}\n".encode() if format == "pdf" else image

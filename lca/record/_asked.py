@@ -1,4 +1,4 @@
-"""What a user asks of a `lca.Record`, checked before anything is written."""
+"""Checks of what a user passes to `lca.Record`, before anything is written."""
 
 import json
 import operator

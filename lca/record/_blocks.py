@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lca.record._store import BlockStore
 
 LATE, ROWS_OF_LATE = 10.0, 64
-"""So many rows are written after so many seconds, also if the block is not full."""
+"""The rows of a block that is not full are written after this time (s) and from this number of rows on."""
 
 
 class Blocks:
@@ -103,7 +103,7 @@ class Blocks:
             self._write_metrics()
 
     def drop_metrics(self, step: int) -> list[Given]:
-        """Drop the metrics that were given after more than so many updates, and return them."""
+        """Drop the metrics that were given after more than ``step`` updates, and return them."""
         return self._store.drop_metrics(step)
 
     @property

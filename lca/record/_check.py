@@ -1,4 +1,4 @@
-"""Which variables and rows of a damaged record are whole, and a new record of what can be saved."""
+"""Finds which variables and rows of a damaged record are intact, and saves these in a new record."""
 
 import json
 import shutil

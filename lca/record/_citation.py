@@ -47,7 +47,7 @@ DATA = {
   year        = {2009}
 }""",
 }
-"""By the beginning of the name of the data set."""
+"""The entries by the beginning of the name of the data set."""
 
 _FORMER_NAMES = {"Probe": "SampledPathIntegral", "Anchored": "ControlVariate", "Budget": "AdaptiveSampleSize"}
 """Estimator classes in records of version 0.1.0, which keep no entries, and their present names."""

@@ -26,7 +26,7 @@ from lca.tolerances import EPS32, summed
 _UNKNOWN: Mapping[str, Any] = {"margin": inf, "noise": None, "windows": []}
 """The self-checks of a part of a run that its writer did not close."""
 _ADDRESS = " object at 0x"
-"""In the repr of an object that has none of its own, which differs in every process."""
+"""Part of the default repr of an object, which differs in every process."""
 
 
 class Continuation:
@@ -121,9 +121,9 @@ class Continuation:
         for key, value in settings.items():
             if value != stored.get(key, value):
                 warnings.warn(
-                    f"settings[{key!r}] of the record {str(self._path)!r} is {stored[key]!r}, which it "
-                    f"keeps, and {value!r} is passed now; pass the same value, the new one under another "
-                    "name, or write another record.",
+                    f"settings[{key!r}] is {stored[key]!r} in the record {str(self._path)!r}, which keeps "
+                    f"it, but {value!r} is passed now; pass the same value, the new one under another name, "
+                    "or write another record.",
                     LCAWarning,
                     stacklevel=5,
                 )
@@ -131,7 +131,7 @@ class Continuation:
     def compare_run(self, settings: Mapping[str, Any]) -> None:
         """Warn if a tracker measures other data than the record that it continues; refuse another span.
 
-        Of what the tracker knows itself, the rest may change, such as the learning rate of its optimizer.
+        Other settings that the tracker adds itself may change, such as the learning rate of its optimizer.
 
         Raises
         ------
@@ -161,7 +161,7 @@ class Continuation:
                 )
 
     def follow(self, updates: int, place: Place) -> None:
-        """Count from ``updates``: so many has a trainer made, which is here and continues by itself.
+        """Count from ``updates``, the number of updates that a trainer has made which resumes by itself.
 
         Unless ``resume_at`` said where to continue, or the run is where the record ended: then the trainer
         counts other updates as well. A record that was not to be continued misses no rows.
@@ -196,10 +196,10 @@ class Continuation:
         end.arrived, end.displaced = True, not end.place.is_at(Place.of(theta()))
         if end.displaced:
             warnings.warn(
-                f"the parameters are not those with which the record {str(self._path)!r} ended: training did "
-                f"not continue from the end of step {end.step - 1}. Load the checkpoint of that moment, or "
-                "pass resume_at=, the number of steps made before: of an earlier checkpoint, or if the last "
-                "ones were not measured.",
+                f"the parameters are not those with which the record {str(self._path)!r} ended: training "
+                f"did not continue from the end of step {end.step - 1}. Load the checkpoint of that moment. "
+                "If training continues from an earlier checkpoint, or the last steps were not measured, "
+                "pass resume_at=, the number of steps made before.",
                 LCAWarning,
                 stacklevel=4,
             )

@@ -44,7 +44,7 @@ class RecordedExamples:
 
     @classmethod
     def of(cls, measured: str, found: "ExampleAllocation") -> "RecordedExamples":
-        """Those of one step.
+        """The examples of one step.
 
         Raises
         ------
@@ -57,7 +57,7 @@ class RecordedExamples:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "RecordedExamples":
-        """Those in the attributes of a record, where tuples are lists."""
+        """The examples in the attributes of a record, where tuples are lists."""
         labels = tuple((str(name), tuple(values)) for name, values in stored["labels"])
         lists = {name: tuple(stored[name]) for name in ("groups", "index", "weight")}
         return cls(str(stored["measured"]), labels=labels, population=int(stored["population"]), **lists)

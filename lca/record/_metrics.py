@@ -57,7 +57,7 @@ class Metrics:
         return [(step, name, value) for name, own in self._values.items() for step, value in own]
 
     def until(self, step: int) -> "Metrics":
-        """The values given after at most so many updates."""
+        """The values given after at most ``step`` updates."""
         return Metrics(each for each in self.given() if each[0] <= step)
 
     def by_name(self) -> dict[str, dict[str, list[Any]]]:
@@ -93,5 +93,5 @@ def as_numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def as_given(step: int, values: Mapping[str, Any]) -> list[Given]:
-    """Metrics that were given after so many updates; raises as `as_numbers`."""
+    """Metrics that were given after ``step`` updates; raises as `as_numbers`."""
     return [(step, name, v if isfinite(v) else None) for name, v in as_numbers(values).items()]

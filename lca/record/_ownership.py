@@ -1,4 +1,4 @@
-"""What may be replaced: a record in which everything is part of the record."""
+"""Whether a folder may be replaced: only if everything in it is part of a record."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`Place`: by what θ is recognised where a record goes on, without a copy of it."""
+"""`Place`: recognises the θ at which a record ended, without a copy of θ."""
 
 from dataclasses import dataclass
 

@@ -38,7 +38,7 @@ def open_record(path: str | PathLike[str]) -> "xarray.Dataset":
     """Open the record at ``path`` with the rows that are complete at this moment.
 
     Only the labels are read now. The variables are dask arrays, so a record larger than memory can be
-    reduced; ``.load()`` reads a smaller one completely. Of a record that is still being written, or whose
+    reduced; ``.load()`` reads a smaller one completely. From a record that is still being written, or whose
     writer was killed, the complete blocks are shown; open it again to see more.
 
     Parameters

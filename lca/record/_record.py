@@ -41,7 +41,7 @@ from lca.row import Row, rows_of
 BLOCK, LARGEST_USUAL_BLOCK = 64, 4_096
 """Rows of a block by default: as many as hold `NUMBERS_OF_A_BLOCK` values, within these limits."""
 NUMBERS_OF_A_BLOCK = 2**22
-"""So that blocks of small models, whose steps take little time, are written seldom."""
+"""So many numbers that blocks of small models, whose steps take little time, are written seldom."""
 
 
 class Record:
@@ -75,7 +75,7 @@ class Record:
     estimator, settings
         The estimator, and any facts about the run that fit in JSON; stored in the attributes. With
         ``mode="a"``, settings that the record lacks are added; where it has another value, it keeps that and
-        a warning tells.
+        a warning says so.
     block
         Number of rows that are collected in memory and written at once; 64 rows are written before the block
         is full if the last writing was 10 s ago. Default: 64 for models of more than 65,536 parameters, up to

@@ -204,7 +204,7 @@ def columns(content: Content) -> list[Column]:
 
 
 def _of_training(content: Content) -> list[Column]:
-    """What a tracker or a replay adds."""
+    """The columns that a tracker or a replay adds."""
     found: list[Column] = []
     if content.places:
         found += _PLACES

@@ -154,7 +154,7 @@ class BlockStore:
             self._manifest.append(self._path, metrics=metrics)
 
     def drop_metrics(self, step: int) -> list[Given]:
-        """Drop the metrics that were given after more than so many updates, and return them."""
+        """Drop the metrics that were given after more than ``step`` updates, and return them."""
         dropped = [each for each in self._manifest.metrics.given() if each[0] > step]
         if dropped:
             self._manifest.metrics = self._manifest.metrics.until(step)

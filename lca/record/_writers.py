@@ -1,4 +1,4 @@
-"""Which records this process writes, and what closes those that are not closed by whoever writes them."""
+"""The records that this process is writing, and the closing of those that are left open."""
 
 import atexit
 import gc
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from lca.record._record import Record
 
 _OPEN: "weakref.WeakValueDictionary[Path, Record]" = weakref.WeakValueDictionary()
-"""By lock file."""
+"""The records that are open, by lock file."""
 _UNWRITTEN: "set[weakref.finalize[..., Record]]" = set()
 """Write the rows of the records that are open, if these are collected or the process ends."""
 
 
 class Run(Protocol):
-    """What writes to a record: a tracker."""
+    """A writer of a record: a tracker."""
 
     def _is_over(self) -> bool:
-        """Whether it is known that it writes no more, as the ``fit`` that it measured has ended."""
+        """Whether it is known to have ended, such as with the ``fit`` that it measured."""
 
     def _abandon(self) -> None:
         """Close it, with the record, as incomplete."""
@@ -91,12 +91,12 @@ def make_way(place: Path) -> None:
 
 
 def add(record: "Record", lock: WriterLock) -> None:
-    """From now on, this record is open."""
+    """Add a record that has been opened."""
     _OPEN[lock.file] = record
 
 
 def keep_rows(record: "Record", blocks: Blocks, lock: WriterLock) -> "weakref.finalize[..., Record]":
-    """What writes the rows of a record if it is not closed; to be passed to `forget` when it is."""
+    """A finalizer that writes the rows of a record that is never closed; closing passes it to `forget`."""
     if not _UNWRITTEN:  # after Zarr was imported, so that it is called before Zarr ends its threads
         atexit.unregister(_write_at_exit)
         atexit.register(_write_at_exit)

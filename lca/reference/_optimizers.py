@@ -370,7 +370,7 @@ class AdamW:
         return state, delta - self.lr * self.weight_decay * theta
 
     def slope(self, state: AdamState, grad: Vector, theta: Vector) -> Vector | float:
-        """That of Adam, as the decay does not depend on the gradient; as in `update_slope`."""
+        """The slope of Adam, as the decay does not depend on the gradient; as in `update_slope`."""
         return self._adam().slope(state, grad, theta)
 
 

@@ -1,4 +1,4 @@
-"""The sections of a report about what training gave: learning rates, metrics."""
+"""The sections of a report about learning rates and metrics."""
 
 from collections.abc import Mapping
 from typing import Any

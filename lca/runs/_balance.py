@@ -50,7 +50,7 @@ class Conservation:
     rounding
         The largest residual that rounding explains.
     checked_steps, checked_change, checked_allocated, checked_margin, checked_limit
-        Of a sampled estimator: the number of steps in the windows of its self-check, the loss change over
+        For a sampled estimator: the number of steps in the windows of its self-check, the loss change over
         them, the sum of their allocations, half its 95 % interval (NaN without error bars), and the largest
         difference of the two that sampling explains, of which a tracker does not warn yet (infinite: too
         few steps to tell).

@@ -1,4 +1,4 @@
-"""Losses of classes: which there are, of which loss, and what they are."""
+"""Losses of classes: finds them by their names, and says whether they are shares of another loss."""
 
 from collections.abc import Sequence
 

@@ -169,7 +169,7 @@ class Condition:
         )
 
     def warnings(self) -> Iterator[str]:
-        """What makes the runs something else than observations of one set-up."""
+        """Reasons why the runs are not observations of one set-up, in sentences."""
         if self.has_copies:
             yield (
                 f"{self.name}: two runs have exactly the same sums, as copies of one run would, so there is "

@@ -121,7 +121,7 @@ class Runs(HasTable):
                 yield f"Only some of the runs have these groups ({by}): {listed(names)}."
 
     def _differences(self) -> Iterator[str]:
-        """In what the sums of the runs are not alike."""
+        """The differences between runs that their sums do not show, in sentences."""
         parts = [member.label for member in self.members if not member.run.is_whole]
         if parts:
             yield (

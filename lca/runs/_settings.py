@@ -94,7 +94,7 @@ def _collection_text(value: Mapping[Any, Any] | Sequence[Any], depth: int) -> st
 
 
 def is_divisions(value: object) -> bool:
-    """Whether this is the setting of a tracker's ``groups=``; a user may call something else so.
+    """Whether a setting is that of a tracker's ``groups=``; a user may give another one the same name.
 
     >>> is_divisions({"kind": {"fc.weight": "weights"}}), is_divisions({"fc.weight": "weights"})
     (True, False)

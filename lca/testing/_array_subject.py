@@ -85,7 +85,7 @@ class Values:
 
     @property
     def dtype(self) -> Any:
-        """That of all vectors of the case."""
+        """The dtype of all vectors of the case."""
         return self.numbers.dtype
 
     def random(self, count: int, length: int = LONG) -> Array:

@@ -59,7 +59,7 @@ class Case:
         return f"Case({layers}, {policies}, {self.network.loss}, {self.dtype}, {weights})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What Hypothesis prints; by default it lists all numbers."""
+        """Print a short form for Hypothesis, which lists all numbers by default."""
         printer.text(repr(self))
 
 

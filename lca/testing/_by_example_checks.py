@@ -28,9 +28,9 @@ MANY = 256
 """The largest number of examples of which all are summed; of more, a sample is."""
 GROUPINGS = ("tensor", "layer", "neuron")
 MOST_GROUPS = 64
-"""Neurons are groups in models of up to so many."""
+"""A model with more groups than this is grouped by layer instead."""
 FEW_ENTRIES = 50
-"""A movement of up to so many entries is printed with a case."""
+"""A movement of at most this many entries is printed with a case."""
 TINY = 2.0**-40
 """A power of 2: slopes along a movement that is smaller by this factor are exactly as much smaller."""
 
@@ -105,7 +105,7 @@ def _case(subject: ObjectiveSubject, draw: Draw) -> _Case:
 
 
 def _movement(subject: ObjectiveSubject, layout: Layout, draw: Draw, rng: np.random.Generator) -> Array:
-    """To another point; or one tensor stays; or a tensor moves by 0, a, -a, a, ..., which add up to 0."""
+    """A movement to another point; or one tensor stays; or one moves by 0, a, -a, a, ..., adding up to 0."""
     start, end = (subject.numbers(layout, draw, stream) for stream in (0, 1))
     movement: Array = ((end - start) / 8).astype(subject.widest)
     parts = list(layout.unflatten(movement).values())

@@ -186,7 +186,7 @@ def long_runs(degree: int) -> st.SearchStrategy[Problem]:
 
 
 def sixty_steps() -> st.SearchStrategy[Problem]:
-    """Runs of 60 steps, in which something that is done every so many steps is done more than once."""
+    """Runs of 60 steps: long enough that periodic work, such as an audit, is done more than once."""
     return st.builds(polynomial, seeds, st.integers(2, 6), steps=st.just(60))
 
 

@@ -188,7 +188,7 @@ ROOT_STEPS, SMALL = 12, 1e-2
 
 
 NEAR_ROOT = (0.0, 1e-3, -1e-5, 1e-6, -1e-7)
-"""Where an entry is as small as these parts of its usual size."""
+"""Distances from the point where an entry of the gradient is 0, at which this entry is checked."""
 
 
 LARGEST_SINGLE = float(np.finfo(np.float32).max) / 4
@@ -297,7 +297,7 @@ def losses_do_not_jump(subject: ObjectiveSubject, draw: Draw) -> None:
         return loss, float(wide @ movement), float(np.abs(wide) @ np.abs(point)) + abs(loss)
 
     def left(a: float, b: float) -> float:
-        """What the trapezoidal rule leaves of the loss change: a jump, however short the interval is."""
+        """The loss change minus the trapezoidal rule: at a jump it stays large in the shortest interval."""
         return values[b][0] - values[a][0] - (b - a) * (values[a][1] + values[b][1]) / 2
 
     a, b, values = 0.0, 1.0, {0.0: at(0.0), 1.0: at(1.0)}
@@ -318,7 +318,7 @@ def losses_do_not_jump(subject: ObjectiveSubject, draw: Draw) -> None:
 
 
 JUMP = 64.0
-"""A loss that changes so many times as much as its slopes say has a jump."""
+"""A loss that changes by this many times the change that its slopes predict has a jump."""
 
 
 HALVINGS: dict[Any, int] = {np.float64: 44, np.float32: 16}

@@ -41,7 +41,7 @@ REFUSALS = (LCAError, NotImplementedError)
 FEW = 6
 """Examples in a sample."""
 LONG, RARE = 300, 16
-"""Some samples are long: in the first case, whose seed is 0, and in one of so many others."""
+"""Some samples are long: in the first case, whose seed is 0, and in one of this many others."""
 MANY, ENOUGH = 24, 12
 """Examples whose scores are compared with their gradients: how many, and how many are too few to tell."""
 REVERSED = -0.9

@@ -72,7 +72,7 @@ def _require_nothing_changed(subject: ObjectiveSubject, objective: Objective, th
 
 
 def _require_any_memory(subject: ObjectiveSubject, objective: Objective, numbers: Array) -> None:
-    """θ may be read-only, as that of stored points, and may be a column of a matrix."""
+    """θ may be read-only, like that of stored points, and may be a column of a matrix."""
     theta = subject.vector(numbers.copy())
     if not isinstance(theta, np.ndarray):
         return

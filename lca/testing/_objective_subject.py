@@ -21,7 +21,7 @@ Array = np.ndarray
 Size = Literal["usual", "small", "large", "one large entry"]
 _SIZES: dict[Size, float] = {"usual": 1.0, "small": 0.25, "large": 4.0, "one large entry": 1.0}
 OUTLIER = 20.0
-"""One entry of θ is at least so many times `ObjectiveSubject.scale`, so that limits on entries are met."""
+"""One entry of θ is at least this many times `ObjectiveSubject.scale`, so that limits on entries are met."""
 
 
 @dataclass(frozen=True)

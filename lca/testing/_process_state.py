@@ -1,4 +1,4 @@
-"""What a call must leave as it was beyond its arguments: random generators, modes, threads, environment."""
+"""State of the process that a call must not change: random generators, modes, threads, environment."""
 
 import decimal
 import gc

@@ -54,7 +54,7 @@ class Tally:
 
     @property
     def text(self) -> str:
-        """For the table of a report."""
+        """The result in words, for the table of a report."""
         discarded = f", {self.discarded} discarded" if self.discarded else ""
         return f"{self.cases} cases{discarded}" if self.cases else "statistical"
 
@@ -76,7 +76,7 @@ class Check:
         A function that says whether the law applies to a subject. The first line of its docstring, "Whether
         ...", tells the condition in reports.
     part
-        A costly law is checked on one of so many samples, and on one at least.
+        A costly law is checked on one in ``part`` samples, and on at least one.
     """
 
     name: str
@@ -92,7 +92,8 @@ class Check:
 
     @property
     def condition(self) -> str:
-        """On what condition the law applies, as ``"only if ..."``; empty if the docstring does not say so.
+        """The condition under which the law applies, as ``"only if ..."``; empty if the docstring does not
+        say so.
 
         >>> def signed(subject): "Whether the values have signs."
         >>> Check("signs", print, None, signed).condition
@@ -335,7 +336,7 @@ class Report:
     samples
         The number of random cases of each check.
     seed
-        Of the random cases.
+        The seed of the random cases.
 
     Examples
     --------
@@ -394,7 +395,7 @@ class Report:
         names = [*first, *(r.check.name for r in self.failed if r.check.name not in COMPARED)]
         text = f"{len(self.failed)} of {len(self.results)} checks failed: {', '.join(names)}."
         if first and len(names) > 1:
-            text += f" Mend {first[0]} first: others compare runs, and may fail because of it alone."
+            text += f" Mend {first[0]} first: other checks compare runs, and may fail only because of it."
         return text
 
     def __str__(self) -> str:

@@ -252,7 +252,7 @@ def errors_of_runs(
     make: Callable[[int, np.random.Generator], SampledRidges] = SampledRidges.random,
     steps: int = STEPS,
 ) -> Errors:
-    """The errors of ``runs`` independent runs of so many steps, all on one problem that ``make`` draws."""
+    """The errors of ``runs`` independent runs of ``steps`` steps, all on one problem that ``make`` draws."""
     objective, batches = make(estimator.degree, kit_rng(seed, 0)), _batches_in_data(estimator)
     if batches is not None:
         objective = _of_size(objective, round(batches * batch_size(micro_batches_of(estimator))))
@@ -310,7 +310,7 @@ def _together(found: Sequence[_OneRun], *, centred: bool = False) -> Errors:
 
 
 def _without(rounding: Array, values: Array) -> Array:
-    """The values with 0 for those that may be rounding."""
+    """The values, with 0 in place of those that may be due to rounding."""
     return np.where(np.abs(values) <= rounding, 0.0, values)
 
 

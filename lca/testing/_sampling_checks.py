@@ -34,7 +34,7 @@ QUARTERS = 4
 MOST_STALE = 3
 """Steps of a run that may draw an old sample by chance; 4 of them do with a probability below 1e-8."""
 RARER = 4
-"""An example may be drawn so many times less often than others, where all of them are alike."""
+"""An example may be drawn this many times less often than others, where all of them are alike."""
 
 
 @dataclass(eq=False)

@@ -31,7 +31,7 @@ FALSE_ALARM = 1e-6
 POWER = 0.99
 RUNS_PER_SAMPLE = 10
 RUNS_OF_RARE_NODES = 200
-"""So many runs at least where nodes that are drawn in a quarter of the steps have most of the spread."""
+"""The least number of runs if nodes that are drawn in a quarter of the steps have most of the spread."""
 COUNTED_STEPS = 60
 SEEDS = (0, 1, 2, 3, 4, 2**16, 2**16 + 1, 2**20, 2**20 + 1)
 """Seeds that are tried; they differ in low and in high bits."""

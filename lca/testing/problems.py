@@ -103,7 +103,7 @@ class Problem:
         return f"Problem({self.name!r}, K={k}, steps={steps}{first}{skipped}, {self.points.dtype})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What Hypothesis prints; by default it lists all numbers."""
+        """Print a short form for Hypothesis, which lists all numbers by default."""
         printer.text(repr(self))
 
 
@@ -177,7 +177,7 @@ def ridge(seed: int, power: int, *, size: int = 6, steps: int = 3) -> Problem:
     Parameters
     ----------
     seed
-        Of the random numbers.
+        The seed of the random numbers.
     power
         The degree of the polynomial.
     size
@@ -209,7 +209,7 @@ def network(
     Parameters
     ----------
     seed
-        Of the random numbers.
+        The seed of the random numbers.
     activation
         The activation function of the hidden layers: ``"tanh"`` or ``"relu"``.
     sizes
@@ -242,7 +242,7 @@ def random_batch(network: Network, seed: int, n: int = 17, *, weighted: bool = F
     network
         A model of `lca.reference`.
     seed
-        Of the random numbers.
+        The seed of the random numbers.
     n
         The number of examples.
     weighted
@@ -273,7 +273,7 @@ def random_path(layout: Layout, seed: int, steps: int, *, start: _Array | None =
     layout
         Names and shapes of the parameters.
     seed
-        Of the random numbers.
+        The seed of the random numbers.
     steps
         The number of steps.
     start

@@ -1,4 +1,4 @@
-"""`Accumulation`: whether an update was made from as many batches as others, as not at the ends of epochs."""
+"""`Accumulation`: whether every update is made from the same number of batches, also when an epoch ends."""
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Hashable
@@ -54,7 +54,7 @@ class Accumulation:
     def compare(
         self, batches: int, micro_batches: int = 0, *, epochs: int = 0, passes_of: Hashable = None
     ) -> None:
-        """An update is made from so many batches, in so many micro-batches; 0 if these are not known.
+        """The numbers of batches and of micro-batches of an update; 0 micro-batches if that is not known.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Why the allocations of an estimator may not sum to the loss change: advice that is not taken yet."""
+"""Likely causes where allocations do not sum to the loss change, each with advice not yet followed."""
 
 from collections.abc import Collection, Sequence
 
@@ -19,20 +19,20 @@ from lca.tracking._epochs import is_near
 NEAR = 0.1
 """How far a ratio may be from a whole number, as a part of it, and still be taken for it."""
 FAR_TOO_LARGE = 1.15
-"""A sum so many times the loss change is not due to shuffled epochs, which make sums too small."""
+"""A sum this many times the loss change is not due to shuffled epochs, which make sums too small."""
 MANY_TIMES = 5.0
-"""A sum so many times the loss change is most likely noise, as the loss has hardly changed."""
+"""A sum this many times the loss change is most likely noise, as the loss has hardly changed."""
 USUAL = {CrossFit: 9, LaggedCrossFit: 12}
 """By how many percent of the loss change sums were off in shuffled epochs, with ``epoch=``, at most."""
 ADAPTIVE = "lca.Adaptive, with span= or every= for less cost"
 SAMPLED = "use SampledPathIntegral(refine=0.03) or lca.Adaptive"
 OTHER_DATA = (
-    "other data are measured than trained (a held-out set, a part of the training data): measure those of "
-    "training, or use SampledPathIntegral"
+    "the measured data are not the training data (a held-out set, a part of the training data): measure the "
+    "training data, or use SampledPathIntegral"
 )
 OTHER_LOSS = (
-    "another loss is trained than measured (dropout, label smoothing, mixup, augmentation, penalties, batch "
-    "statistics): use SampledPathIntegral"
+    "the trained loss is not the measured loss (dropout, label smoothing, mixup, augmentation, penalties, "
+    "batch statistics): use SampledPathIntegral"
 )
 OTHER_GRADIENT = (
     "the gradient of the measured loss is not its derivative (gradient reversal, straight-through "
@@ -44,7 +44,7 @@ OTHER_GRADIENTS = (
     "its own, or by a number of ranks): do that with the loss"
 )
 ONE_BATCH = (
-    "several updates are made from one batch, so that a step is judged by the batch that has caused it: make "
+    "several updates are made from one batch, so that a step is judged by the batch that caused it: make "
     "one update from each batch, or use SampledPathIntegral"
 )
 
@@ -54,8 +54,8 @@ IN_ORDER = (
     "SampledPathIntegral"
 )
 NOISE = (
-    "gradients of batches are noisy, which counts more the smaller the batches are and the less the loss has "
-    "changed: SampledPathIntegral(micro_batches=4) has error bars, and so has CrossFit(independent=True)"
+    "gradients of batches are noisy, most of all with small batches, and the loss has changed little in "
+    "comparison: SampledPathIntegral(micro_batches=4) has error bars, and so has CrossFit(independent=True)"
 )
 OTHER_PIECES = (
     "micro-batches are not samples of one loss (a domain or task in each): mix all data in each, or use "
@@ -66,8 +66,8 @@ OTHER_OPTIMIZERS = (
     "model with its optimizer"
 )
 MOVED = (
-    "what the loss reads besides θ has moved (variables, buffers, attributes), and the loss may no longer be "
-    "a mean over examples: a new objective, made in the present state, tests that"
+    "something that the loss reads besides θ has moved (variables, buffers, attributes), and the loss may "
+    "no longer be a mean over examples: a new objective, made in the present state, tests that"
 )
 
 
@@ -176,7 +176,8 @@ def _of_a_factor(estimator: Estimator | None, total: float, change: float) -> tu
 def _factor_of_training(estimator: Estimator | None, ratio: float) -> float:
     """What the gradients of training are multiplied by, where their sum is off by this ratio.
 
-    Of `NextBatch`, the gradient of training is that at the end of a step alone; 0 if none is.
+    With `NextBatch`, only the gradient at the end of a step is a gradient of training; 0 if the rule has none
+    there.
     """
     rule = estimator.rule if isinstance(estimator, NextBatch) else None
     if rule is None:
@@ -185,7 +186,7 @@ def _factor_of_training(estimator: Estimator | None, ratio: float) -> float:
 
 
 def _of_samples(probe: SampledPathIntegral) -> list[str]:
-    """They are drawn from the measured loss, so the loop does not matter."""
+    """The causes for samples: these are drawn from the measured loss, so the loop does not matter."""
     if probe.micro_batches == 1:
         noise = "the sample is small: use a larger size, and micro_batches=4 for error bars"
     else:
@@ -212,7 +213,7 @@ def _of_next_batch(supplied: Collection[str] | None) -> list[str]:
 
 
 def _of_batches(estimator: Estimator | None, supplied: Collection[str] | None) -> list[str]:
-    """Of an estimator on the batches of training, or of one that is not known here."""
+    """The causes for an estimator on the batches of training, or for one that is not known here."""
     crossed = _crossed(supplied)
     match estimator:
         case SameBatch():
@@ -244,10 +245,10 @@ def _of_epochs(
     """The order of shuffled epochs; first what has the size of this miss, without what is known not to be."""
     told = estimator.epoch
     if getattr(estimator, "independent", False):
-        afresh = "batches come from epochs: omit independent=True, and pass the updates of one as epoch="
+        afresh = "batches come from epochs: omit independent=True, and pass the updates in an epoch as epoch="
         within = (
-            "a batch is drawn without replacement: pass epoch= as well, all examples divided by those of an "
-            "update"
+            "a batch is drawn without replacement: pass epoch= as well, the number of all examples divided "
+            "by that of an update"
         )
         return [afresh, within] if told is None else [afresh] * (told > 1)  # 1: full batches
     if told is None:

@@ -1,4 +1,4 @@
-"""Clipping: recognised in a gradient of training, by norm and otherwise, and done without a micro-batch."""
+"""Clipping of gradients: how the loop clips, and the same clipping of an update without a micro-batch."""
 
 from collections.abc import Sequence
 from math import floor, isfinite, log10

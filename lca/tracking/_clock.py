@@ -80,7 +80,7 @@ class StepClock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """What happens inside belongs to no step."""
+        """A context whose time belongs to no step."""
         before = self._training
         self._turn(training=None)
         try:

@@ -29,14 +29,14 @@ from lca.tracking._splitting import IGNORED, cuts_of, fractions_of, of_one_size
 GRADIENT_FIELDS = frozenset({"gradient", "micro_batches", "halves", "update_slope"})
 """The fields of `lca.Step` that are made from the gradient of training."""
 UPDATE_FIELDS = GRADIENT_FIELDS - {"gradient"}
-"""Those that are made from the formula of an update."""
+"""The fields that are made from the formula of an update."""
 _BATCH_FIELDS = frozenset({"batch", "halves", "micro_batches"})
-"""Those that are made from a batch, or from its weight."""
+"""The fields that are made from a batch, or from its weight."""
 
 DISCARDED = "has no gradient, or one that the loop has set to 0"
 _WEIGHTLESS = (
-    "has a batch, half or micro-batch of weight 0, as one in which no label counts; leave such batches out, "
-    "or take larger ones"
+    "has a batch, half or micro-batch of weight 0, such as one in which no label counts; leave such batches "
+    "out, or take larger ones"
 )
 _COMBINED = (
     "has a gradient that is not a multiple of that of its backward pass, and the loop had set the gradients "
@@ -258,7 +258,7 @@ class LoopContext(ABC):
         return (off / norm if norm else inf), next(found, "")
 
     def examples(self) -> tuple[int, int]:
-        """Of the coming update, the number of examples, and that in its largest micro-batch; 0 if unknown."""
+        """The numbers of examples of the coming update and of its largest micro-batch; 0 if unknown."""
         try:
             counts = list(map(self._count_examples, self._batches))
         except LCAError:
@@ -449,7 +449,7 @@ class LoopContext(ABC):
         return self._with_updates([first * multiple, second * multiple], weights, norm, max_norm)
 
     def _gradient_of(self, batch: Batch) -> Vector:
-        """That of the measured loss on a batch, where the gradient of training is known."""
+        """The gradient of the measured loss on a batch, at the point of the gradient of training."""
         assert self.gradient_on is not None
         return self.gradient_on(batch)
 
@@ -477,7 +477,7 @@ class LoopContext(ABC):
         return None
 
     def _reached_sets(self) -> tuple[Hashable, Sequence[Set[int]]]:
-        """The optimizer of the update, and of each micro-batch which parameters its gradient reaches.
+        """The optimizer of the update, and the parameters that the gradient of each micro-batch reaches.
 
         Those that are frozen count as reached: they are left out by the loop, and not by the loss. Without
         micro-batches there is one set, of the whole update; none if that is not known.
@@ -489,7 +489,7 @@ class LoopContext(ABC):
         return self._gradient_sums()[0] if self._marks else None
 
     def _loss_scale(self) -> float:
-        """By how much the loss is multiplied against underflow before its gradient is taken."""
+        """The factor of the loss, against underflow, with which its gradient is taken."""
         return 1.0
 
     def _multiple(self) -> float:

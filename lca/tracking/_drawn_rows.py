@@ -1,4 +1,4 @@
-"""`DrawnRows`: whether a batch holds an example twice, as often as one that is drawn with replacement."""
+"""`DrawnRows`: whether batches repeat examples as often as draws with replacement do."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -17,7 +17,7 @@ Numbers = NDArray[np.int64]
 RARE = 1e-6
 """Significance level: fewer repeats are not taken for chance."""
 ENOUGH = 60.0
-"""Where draws with replacement would have given so many repeats, all is known."""
+"""Rows are compared until draws with replacement would have given this number of repeats."""
 _COLUMNS = 64
 """The most entries of a tensor by which its rows are told apart."""
 _CHUNK = 4096
@@ -82,7 +82,7 @@ class DrawnRows:
                 self._count_repeats(pieces, data)
             else:
                 self._end()
-        except (TypeError, ValueError):  # what is no number, as a string
+        except (TypeError, ValueError):  # not a number, such as a string
             self._end()
 
     def _look_at_full_batch(self, pieces: Sequence[Batch], data: Rows) -> None:

@@ -52,11 +52,11 @@ class EpochLength:
         self._warned = False
 
     def begin(self, steps: int) -> None:
-        """An epoch begins, after so many updates."""
+        """An epoch begins after ``steps`` updates."""
         self._begun, self._part, self.resumed = steps, self.resumed, False
 
     def end(self, steps: int) -> None:
-        """An epoch has ended, after so many updates; not compared if it was not seen to begin."""
+        """An epoch has ended after ``steps`` updates; not compared if its beginning was not seen."""
         made, self._begun = steps - (steps if self._begun is None else self._begun), None
         if not self.compared or made < 2 or (self._part and made < (self._told or made + 1)):
             return
@@ -80,7 +80,7 @@ class EpochLength:
         warnings.warn(text, LCAWarning, stacklevel=3)
 
     def _passes(self, made: int) -> int:
-        """How many passes over the data so many updates may be, by the epoch that the estimator was given."""
+        """The passes over the data in ``made`` updates, by the epoch that the estimator was given."""
         passes = round(made / (self._told or made))
         return passes if passes > 1 and is_near(made, passes * (self._told or 0)) else 1
 

@@ -241,9 +241,9 @@ class RunFollower:
             effect = f" ({changes}, a part of unmeasured_change)" if changes else ""
             warnings.warn(
                 f"{what} changed after the last update that was seen, step {self.steps - 1}; the resulting "
-                f"loss change is not allocated{effect}. Were averaged weights loaded (SWA, EMA) or the best "
-                "ones restored, or does another optimizer, or a wrapper that is none (Lookahead), update the "
-                "model?",
+                f"loss change is not allocated{effect}. Were averaged weights loaded (SWA, EMA), or the "
+                "best ones restored? Or does another optimizer update the model, or a wrapper that is not "
+                "an optimizer itself (Lookahead)?",
                 LCAWarning,
                 stacklevel=2,
             )

@@ -125,7 +125,7 @@ class Forecast:
         return "measuring adds at least " + "; ".join(parts) + "; not in it: the Python of the tracker"
 
     def __str__(self) -> str:
-        """The table."""
+        """The costs as a table."""
         head = f"a gradient of the measured losses takes {_time(self.gradient_seconds)}"
         if self.step_seconds is not None:
             head += f", a step of training {_time(self.step_seconds)}"
@@ -375,7 +375,7 @@ def _seconds(
 
 
 def _seconds_of_examples(count: float, sizes: tuple[int, ...], speed: Speed) -> float | None:
-    """The time of gradients on so many examples, in samples of these sizes; ``None`` if it is not known."""
+    """The time of gradients on ``count`` examples, in samples of these sizes; ``None`` if not known."""
     each = [speed.of_examples(size) for size in sizes or (count,)]
     known = [seconds for seconds in each if seconds is not None]
     return sum(known) * count / sum(sizes or (count,)) if len(known) == len(each) else None

@@ -206,7 +206,7 @@ class _PassedTheta:
         self._params = params
 
     def replace(self, params: Params) -> None:
-        """From now on these are the parameters."""
+        """Set the parameters of the loop from now on."""
         self._vector, self._params = None, params
 
     def release(self) -> None:

@@ -18,11 +18,11 @@ RARE = 1e-8
 EVEN = 0.5
 """A χ² of so small a part of its mean is too small, also where the number of examples is not quite right."""
 MOST_UPDATES = 100
-"""So many updates tell whether their classes are balanced."""
+"""The number of updates that show whether their classes are balanced."""
 FAR = 6.0
-"""A spread that is so many standard errors below its mean is too even, as that of views of one example."""
+"""A spread this many standard errors below its mean is too small: batches may hold views of one example."""
 SORTED = (
-    "the micro-batches of an update have other labels than each other, as in batches that are sorted by "
+    "the micro-batches of an update differ in their labels, as in batches that are sorted by "
     "class: shuffle the examples of a batch"
 )
 ALIKE = (

@@ -30,7 +30,7 @@ from lca.tracking._trained_model import TrainedModel
 
 @dataclass(frozen=True)
 class Finding:
-    """What makes the allocations of a loop wrong.
+    """A reason why the allocations of a loop may be wrong, in words.
 
     Attributes
     ----------
@@ -45,27 +45,28 @@ class Finding:
 
 
 DROPOUT = Finding(
-    "the model trains with dropout or noise ({names}), and {estimator} allocates by the gradients of "
-    "training: those of the loss with it, not of the measured loss, in which it is off. Layers can differ by "
-    "tens of per cent.",
+    "the model trains with dropout or noise ({names}), which is off in the measured loss. {estimator} "
+    "allocates by the gradients of training, which are those of the loss with dropout or noise. Layers can "
+    "differ by tens of per cent.",
 )
 STATISTICS = Finding(
-    "the model trains with batch statistics ({names}), and {estimator} allocates by the gradients of "
-    "training: those of the loss with these, not of the measured loss with batch_norm='frozen'. The sum can "
-    "differ by tens of per cent. Use batch_norm='batch' to allocate the loss with batch statistics. If "
-    "training calls these layers in evaluation mode, ignore this.",
+    "the model trains with batch statistics ({names}), but the measured loss has batch_norm='frozen'. "
+    "{estimator} allocates by the gradients of training, which are those of the loss with batch "
+    "statistics. The sum can differ by tens of per cent. Use batch_norm='batch' to allocate the loss with "
+    "batch statistics. If training calls these layers in evaluation mode, ignore this.",
 )
 TRAINING = Finding(
-    "in training mode the model computes another loss than the measured one, or outputs that this cannot "
-    "take ({names}), and {estimator} allocates by the gradients of training: those of the other loss. Layers "
-    "can differ by tens of per cent. If the loop trains the model in evaluation mode, ignore this.",
+    "in training mode the model computes another loss than the measured one, or outputs that the measured "
+    "loss cannot take ({names}), and {estimator} allocates by the gradients of training: those of the "
+    "other loss. Layers can differ by tens of per cent. If the loop trains the model in evaluation mode, "
+    "ignore this.",
 )
 UNTOLD = Finding(
-    "whether the model computes another loss in training mode than the measured one was not tried, because "
-    "that would change what training goes on with ({names}). {estimator} allocates by the gradients of "
-    "training: if they are those of another loss, layers can differ by tens of per cent. Keep that in an "
-    "attribute of the model, of which measuring makes a copy, or, if the loss is the same in both modes, "
-    "ignore this.",
+    "it was not tried whether the model computes another loss in training mode than the measured one, "
+    "because the trial would change objects that training uses ({names}). {estimator} allocates by the "
+    "gradients of training: if they are those of another loss, layers can differ by tens of per cent. Keep "
+    "such an object in an attribute of the model, of which measuring makes a copy, or, if the loss is the "
+    "same in both modes, ignore this.",
 )
 HOOKS = Finding(
     "hooks see the gradients of training ({names}) and may alter them, and {estimator} allocates by these "
@@ -74,8 +75,8 @@ HOOKS = Finding(
 )
 SAME_BATCH = Finding(
     "{names} were made from the batch of the update before. {estimator} judges a step by the batch of the "
-    "next one, which has caused the step there: sums are tens of per cent too large, or more. Make one "
-    "update from each batch.",
+    "next update, which is then the batch that caused the step: sums are tens of per cent too large, or "
+    "more. Make one update from each batch.",
     cause=ONE_BATCH,
 )
 PIECES = Finding(
@@ -84,24 +85,25 @@ PIECES = Finding(
     cause="{names}",
 )
 BALANCED = Finding(
-    "{names} of a batch are nearly the same in all batches, as where each is balanced over classes. What one "
-    "micro-batch has of a class the others then lack, and the sums of {estimator} are too small, with SGD by "
-    "tens of per cent. Use lca.estimators.NextBatch, which does not split batches, or draw examples whatever "
-    "their class.",
-    cause="batches are balanced over classes, so that one micro-batch has what the others lack: use "
+    "{names} of a batch are nearly the same in all batches, as where each is balanced over classes. Then "
+    "one micro-batch has more of a class when the others have less, and the sums of {estimator} are too "
+    "small, with SGD by tens of per cent. Use lca.estimators.NextBatch, which does not split batches, or "
+    "draw examples whatever their class.",
+    cause="batches are balanced over classes, so that their micro-batches are not independent: use "
     "NextBatch, or draw examples whatever their class",
 )
 WITHOUT_REPLACEMENT = Finding(
-    "the micro-batches of an update share no example, so batches are drawn without replacement, and one "
-    "micro-batch has what the others lack. {estimator} with independent=True and no epoch= takes them for "
-    "draws with replacement: sums are too small, by tens of per cent where the noise of a batch is large. If "
-    "every batch is drawn afresh from all data, pass epoch={names} as well, the examples divided by those of "
-    "an update. If batches come from shuffled epochs, pass epoch= without independent=True.",
+    "the micro-batches of an update share no example, so batches are drawn without replacement, and the "
+    "micro-batches are not independent. {estimator} with independent=True and no epoch= takes them for "
+    "draws with replacement: sums are too small, by tens of per cent where the noise of a batch is large. "
+    "If every batch is drawn afresh from all data, pass epoch={names} as well, the number of examples "
+    "divided by that of an update. If batches come from shuffled epochs, pass epoch= without "
+    "independent=True.",
     cause="batches are drawn without replacement: pass epoch={names} with independent=True, or, if they come "
     "from shuffled epochs, epoch= without it",
 )
 FULL_BATCH = Finding(
-    "each update is made from all {names} examples, so one micro-batch has what the others lack, and the "
+    "each update is made from all {names} examples, so its micro-batches are not independent, and the "
     "sums of {estimator} are too small. Pass independent=True and epoch=1: the values are then those of the "
     "rule on all data.",
     cause="each update is made from all examples: pass independent=True and epoch=1",
@@ -126,7 +128,7 @@ ALTERED = Finding(
     "{estimator} allocates by the gradients of the passes, so clipping, noise and centralisation do not "
     "matter. But where the loop also divides or multiplies gradients (a loss scale of its own, a number of "
     "batches, tokens or ranks), allocations are that many times too large or small, and where it adds the "
-    "gradient of a loss or sets one to 0, they do not follow: do that with the loss. If it does none of it, "
+    "gradient of a loss or sets one to 0, they do not follow: do that with the loss. If it does neither, "
     "ignore this.",
     cause=OTHER_GRADIENTS,
 )
@@ -144,13 +146,13 @@ TERMS = Finding(
     cause="the loss that is trained lacks {names}, which is measured: add it, or measure the loss without it",
 )
 MIXTURE = Finding(
-    "the gradient of training is not that of the measured loss on its batch: it differs {names}. So another "
-    "loss is trained (label smoothing, mixup, augmentation, penalties, weights, a sum and no mean), or the "
-    "loop reads the next batch before it updates from this one. {estimator} takes one end of each step "
-    "from the one loss and the other end from the other, and sums are right for neither. "
+    "the gradient of training is not that of the measured loss on its batch: it differs {names}. So "
+    "another loss is trained (label smoothing, mixup, augmentation, penalties, weights, a sum instead of a "
+    "mean), or the loop reads the next batch before it updates from this one. {estimator} takes one end "
+    "of each step from the one loss and the other end from the other, and sums are right for neither. "
     "NextBatch(lca.RIGHT) allocates the loss of training.",
-    cause="another loss is trained than measured, and a step has one end of each: measure the loss that is "
-    "trained, or use SampledPathIntegral",
+    cause="the trained loss is not the measured loss, and a step has one end of each: measure the loss that "
+    "is trained, or use SampledPathIntegral",
 )
 _OF_ANOTHER_LOSS = DROPOUT, STATISTICS, TRAINING, TERMS, MIXTURE
 """Findings that say already that another loss is trained."""
@@ -221,7 +223,7 @@ class LoopCheck:
             self._session.note_cause(IN_ORDER)
 
     def begin_update(self, fields: Collection[str]) -> None:
-        """These step fields of the coming update are supplied next."""
+        """Prepare for an update of which these step fields are supplied next."""
         self._updates += 1
         if doubles(self._updates):
             if not GRADIENT_FIELDS.isdisjoint(fields):

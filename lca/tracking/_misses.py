@@ -55,7 +55,7 @@ def _shown(part: float) -> str:
 
 
 class _Miss:
-    """Of one loss."""
+    """The misses of one loss."""
 
     def __init__(self) -> None:
         self.residual = self.change = self.largest = 0.0

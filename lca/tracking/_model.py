@@ -144,8 +144,8 @@ class ModelTracker(TrackerBase, ABC, Generic[Context]):
         The weight is its fraction of the examples, or of their weights or tokens where the measured loss is a
         mean over those (``batch_weight=``), so that the weighted losses add up to the mean loss of the batch,
         and the gradients to its gradient, up to rounding. Batches of fewer than n examples are split into
-        single examples. A micro-batch of weight 0, as one without a token that counts, is left out; if none
-        counts, the weights are the fractions of the examples.
+        single examples. A micro-batch of weight 0, such as one without a token that counts, is left out; if
+        none counts, the weights are the fractions of the examples.
 
         Parameters
         ----------

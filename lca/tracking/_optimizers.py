@@ -1,4 +1,4 @@
-"""What trackers tell of optimizers, and of those that optimizers hold."""
+"""Optimizers in words, the optimizers inside wrappers, and a warning of an optimizer that is not known."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -46,7 +46,7 @@ class PrecisionDifference:
             self._start = self._at(theta)
 
     def end(self, theta: Vector) -> None:
-        """The measured steps end at θ."""
+        """Process the end θ of the measured steps."""
         if self._start:
             self._end = self._at(theta)
 

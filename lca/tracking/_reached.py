@@ -1,4 +1,4 @@
-"""`ReachedSets`: whether micro-batches or updates are of domains or tasks that take turns."""
+"""`ReachedSets`: finds domains or tasks that take turns, by the parameters that gradients reach."""
 
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Sequence, Set
@@ -17,11 +17,12 @@ class ReachedSets:
     """Compares the parameters that gradients of training reach, from micro-batch to micro-batch.
 
     A layer of one domain (an adapter, a head, a normalisation) is reached by the batches of this domain
-    alone. Where domains take turns, these sets repeat in a period. A difference by chance is no error: a
+    alone. Where domains take turns, these sets repeat in a period. A difference by chance is not an error: a
     router leaves out an expert, layers are dropped, or a domain is drawn at random for each batch, which is
-    then a random sample of all of them. So a period counts only if it is unlikely that so many updates are
-    like those a period before, each micro-batch drawing one of the sets as often as the last updates had it.
-    Two domains in turn are seen after 14 updates, two in the two micro-batches of each after 10.
+    then a random sample of all of them. So a period counts only if chance is an unlikely explanation for the
+    number of updates that equal those a period before. By chance, each micro-batch draws one of the sets as
+    often as the last updates had it. Two domains in turn are seen after 14 updates, two in the two
+    micro-batches of each after 10.
 
     Attributes
     ----------
@@ -90,7 +91,7 @@ class _Periods:
         return ()
 
     def _log_probability(self, update: _Update) -> float:
-        """That the micro-batches of an update reach these sets, in any order, if each is drawn by itself."""
+        """The log probability that an update reaches these sets in any order, each drawn by itself."""
         own, total = Counter(update), self._counts.total()
         orders = lgamma(len(update) + 1) - sum(lgamma(number + 1) for number in own.values())
         return orders + sum(number * log(self._counts[one] / total) for one, number in own.items())

@@ -16,7 +16,7 @@ def check_logits(logits: tuple[int, ...], labels: tuple[int, ...]) -> None:
 
 
 def check_classes(labels: np.ndarray, classes: int) -> None:
-    """Raise `LCAError` unless these are labels (n,) of so many classes."""
+    """Raise `LCAError` unless ``labels`` (n,) are those of ``classes`` classes, counted from 0."""
     if not (np.issubdtype(labels.dtype, np.integer) and ((labels >= 0) & (labels < classes)).all()):
         raise LCAError(
             f"scores(index, outputs, labels) expects labels that are integers from 0 to {classes - 1}, as "

@@ -10,7 +10,7 @@ from lca.frameworks._trees import leaves_in
 from lca.objective import Batch
 
 OFTEN = 4
-"""Where one in so many updates is made from the batch of the update before, that is no accident."""
+"""If one in this many updates is made from the batch of the update before, that is not by chance."""
 
 
 class SeenBatches:

@@ -55,8 +55,9 @@ class SelfCheck:
     the state in which the step is allocated.
 
     Cost: one forward pass for each measurement; with ``"doubling"`` at most log₂(T / 16) + 3 in T
-    consecutive steps, and eight times as many where fewer than 16 are consecutive. Of an estimator on
-    training batches a few examples are measured twice first: the change of a random loss is no check.
+    consecutive steps, and eight times as many where fewer than 16 are consecutive. With an estimator on
+    training batches, a few examples are measured twice first, because the change of a random loss cannot
+    check anything.
 
     Parameters
     ----------
@@ -197,7 +198,7 @@ class SelfCheck:
         return found
 
     def final(self, unwritten: Mapping[str, list[CheckedWindow]]) -> dict[str, Any]:
-        """What the rows of a record do not tell: margin and noise of the run, and these windows."""
+        """What the rows of a record do not hold: margin and noise of the run, and these windows."""
         return {
             name: {
                 "margin": _or_none(self._accounts[name].margin),
@@ -228,10 +229,11 @@ class SelfCheck:
             if abs(first - again) > repeat(first, array_ops(step.start).eps(step.start)):
                 _warn(
                     f"the loss {data.name!r} was {first:.6g} and then {again:.6g} at the same parameters: it "
-                    "draws random numbers, so its change is no check of the allocations, and there will be "
-                    "none. They are those of its mean over what is drawn, if training draws anew for each "
-                    "batch. To have them checked, draw once, pass the draws with the data of the objective, "
-                    "and turn off random layers and augmentation where the loss is measured."
+                    "draws random numbers, so its change cannot check the allocations, and the check is "
+                    "omitted. If training draws anew for each batch, the allocations are those of the mean "
+                    "of the loss over the draws. To have them checked, draw once, pass the draws with the "
+                    "data of the objective, and turn off random layers and augmentation where the loss is "
+                    "measured."
                 )
                 return True
         return False
@@ -356,7 +358,7 @@ class _Data:
         self.examples, self._missing = examples, 1 - examples / len(weighted)
 
     def twice(self, theta: Vector, state: State | None, measured: float) -> tuple[float, float]:
-        """The loss of a few examples twice; if it is no mean over examples, ``measured`` and once more."""
+        """The loss of a few examples twice; if it is not a mean over examples, ``measured`` and once more."""
         objective = at_state(self._objective, state)
         with suppress(LCAError):
             if isinstance(self._objective, Sampled):
@@ -365,7 +367,7 @@ class _Data:
         return measured, objective.loss(theta)
 
     def losses(self, theta: Vector, state: State | None) -> Losses:
-        """At θ: of each group, and of each term of a `lca.Sum`."""
+        """The losses at θ, of each group and of each term of a `lca.Sum`."""
         objective = at_state(self._objective, state)
         if self._batches:
             return {self.name: np.array([objective.loss(theta, batch) for batch in self._batches])}
@@ -412,7 +414,7 @@ class _Account:
 
     @property
     def noise_at_end(self) -> float:
-        """That of a run that is over."""
+        """The noise of a run that is over."""
         return noise_at_end(self._noise, self._outside, self._largest)
 
     def add(self, row: Row) -> None:
@@ -462,7 +464,7 @@ class _Account:
         return self._message(self._change, self._last)
 
     def _window_margin(self) -> float:
-        """That of the open window; windows with as many random nodes tell together how well it is known."""
+        """The margin of the open window; windows with the same number of random nodes are pooled for it."""
         spread = self._window.spread()
         if spread is None:
             return nan
@@ -544,7 +546,7 @@ class _Spread:
         return _Spread(variance, hypot(self.root, own / sqrt(freedom + 2)), min(self.least, freedom), most)
 
     def pooled_with(self, other: "_Spread") -> "_Spread":
-        """What both together tell of the degrees of freedom of a sum over as many nodes."""
+        """The spread of both, for the degrees of freedom of a sum over the same number of nodes."""
         return replace(self, variance=hypot(self.variance, other.variance), root=hypot(self.root, other.root))
 
     def margin(self, level: float, alike: "_Spread") -> float:

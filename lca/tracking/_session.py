@@ -221,7 +221,7 @@ class Session:
         self._begin_at(updates)
 
     def _begin_at(self, updates: int) -> None:
-        """The run begins after so many updates, or as its record counts them."""
+        """The run begins after ``updates`` updates, or where its record continues."""
         self.first_step = updates if self._record is None else self._record.next_step
         self.epoch.resumed = self.first_step > 0
 

@@ -27,9 +27,9 @@ def is_compared(line: int) -> bool:
 class SpanFollower:
     """Follows a run like a `RunFollower`, whose updates are the straight lines over ``session.span`` updates.
 
-    A line ends after so many updates, at the end of the run, and where θ moved outside of the updates, so
-    that every line holds updates only. The 1st, 2nd, 4th, 8th, ... and every 64th line is compared with its
-    updates, which are then measured as well, at their usual cost.
+    A line ends after ``session.span`` updates, at the end of the run, and where θ moved outside of the
+    updates, so that every line holds updates only. The 1st, 2nd, 4th, 8th, ... and every 64th line is
+    compared with its updates, which are then measured as well, at their usual cost.
 
     Between updates one copy of θ is held, and compared at the next one.
 
@@ -192,4 +192,4 @@ class _EndOfLine:
 
 
 AnyFollower: TypeAlias = RunFollower | SpanFollower
-"""What turns the updates of a run into steps."""
+"""An object that turns the updates of a run into steps."""

@@ -41,7 +41,7 @@ class Speed:
     seconds: tuple[float, ...] = ()
 
     def of_examples(self, count: float) -> float | None:
-        """Of a gradient on ``count`` examples; ``None`` if it is not known."""
+        """The time of a gradient on ``count`` examples; ``None`` if it is not known."""
         if not self.sizes:
             return None
         if count >= self.sizes[-1]:

@@ -1,4 +1,4 @@
-"""`start_costs`: what a measured step costs in addition where no other one ended at its start."""
+"""`start_costs`: the additional cost of a measured step that does not begin where another one ended."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace

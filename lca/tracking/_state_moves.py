@@ -1,4 +1,4 @@
-"""`StateMoves`: the steps in which a state moves, and what of it makes allocations wrong."""
+"""`StateMoves`: counts the steps in which a state moves, and warns where that makes allocations wrong."""
 
 import warnings
 from collections.abc import Iterable
@@ -81,7 +81,7 @@ class StateMoves:
                 f"{listed(moved)}, which the loss depends on, moved before {self._between} of {self._seen} "
                 f"measured steps. {self._judge} takes the gradient at the end of a step from the next "
                 "update, which is made after the move. That does not matter if such a move changes the loss "
-                "little; if it makes it another loss, as of tasks that take turns, allocations are wrong. "
+                "little; if it makes it another loss, such as that of another task, allocations are wrong. "
                 "SampledPathIntegral and lca.Adaptive measure every step in its own state.",
                 LCAWarning,
                 stacklevel=4,

@@ -73,7 +73,7 @@ class TrackerBase(HasTable):
         for one forward pass over the data each. A summary holds its change, ``checked_change``, beside the
         sum of the allocations, and a sum outside its interval is a warning. ``None``: no check.
     check_examples
-        Make the check on so many of the examples, the same ones each time, instead of all; their sampling
+        Make the check on this many of the examples, the same ones each time, instead of all; their sampling
         error is part of the interval.
     groups
         Named groups of tensors, whose sums a summary holds under ``per_group`` and a record under
@@ -156,8 +156,8 @@ class TrackerBase(HasTable):
         nothing of the training. The number of gradients is the one that each estimator declares, so the cost
         of `lca.Adaptive` is the least that it may be. The work of an estimator and of the tracker on vectors
         is timed on steps whose gradients cost nothing; what the loop does to supply fields such as
-        micro-batches is estimated from that. For this estimator, the time of the steps that were measured so
-        far takes the place of that as soon as there are two; splitting a batch is then part of training.
+        micro-batches is estimated from that. As soon as two steps have been measured, the time that they took
+        replaces these estimates for this estimator; the time for splitting a batch is then part of training.
         With ``span`` the updates of the lines that are compared with their updates are counted.
 
         Parameters
@@ -166,8 +166,8 @@ class TrackerBase(HasTable):
             The number of updates of the run; default: that of ``progress``.
         step_seconds
             The time of a step of training without measuring. Default: the median of the steps seen; before
-            the second one it is not known, and no factors are. On a device that computes while Python goes
-            on, the steps seen are too short if the loop does not wait for the device.
+            the second step there is none, and no factors are given. On a device that computes while Python
+            goes on, the steps seen are too short if the loop does not wait for the device.
 
         Returns
         -------
@@ -212,16 +212,17 @@ class TrackerBase(HasTable):
             self._session.add_metrics(self.steps, values)
 
     def expect(self, updates: int) -> None:
-        """The run will make so many updates: gives ``progress`` the time left, and `estimate` its default.
+        """Set the number of updates of the run: for the time left in ``progress``, and as default of
+        `estimate`.
 
-        Updates of before the run, in a record that is continued or by a trainer that resumes, do not count.
+        Updates before this run, in a record that is continued or by a trainer that resumes, do not count.
         """
         self._session.live.expect(updates)
 
     def _follow_trainer(self, updates: int) -> None:
-        """The trainer, which continues training by itself, has made so many updates before this run.
+        """The trainer resumes training by itself and made ``updates`` updates before this run.
 
-        Lines of ``span`` updates are not counted by it.
+        It does not count lines of ``span`` updates.
         """
         if isinstance(self._follower, RunFollower):
             self._follower.made = updates

@@ -1,4 +1,4 @@
-"""`TrainedModel`: what makes the gradients of a model in training others than the measured ones."""
+"""`TrainedModel`: why the gradients of a model in training may differ from those of the measured loss."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

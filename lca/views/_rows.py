@@ -22,7 +22,7 @@ class Rows:
     Parameters
     ----------
     dtype, shape
-        Of one row.
+        The dtype and shape of one row.
 
     Examples
     --------

@@ -15,7 +15,7 @@ from lca.groups import Groups, SignCounts
 from lca.views._rows import Rows
 
 NOISY = (
-    "no helping %: these allocations are estimates from samples, whose noise turns signs and draws the "
+    "no helping %: these allocations are estimates from samples, whose noise flips signs and pulls the "
     "percentage towards 50; measure with a full-data estimator (lca.Adaptive, lca.PathIntegral)"
 )
 """Why there is no helping % where `lca.StepAllocation.sampled` is true."""

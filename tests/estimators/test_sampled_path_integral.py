@@ -413,7 +413,7 @@ def test_a_budget_says_that_it_misses_its_error():
             lambda: AdaptiveSampleSize(
                 SampledPathIntegral(size=41, micro_batches=41), relative_error=0.1, groups="layer"
             ).start(LOSS),
-            r"all of the data .* one part for each of 41 micro-batches, and there are 40 examples; use fewer",
+            r"all the data, split into 41 micro-batches, but there are only 40 examples; use fewer",
         ),
         (
             lambda: AdaptiveSampleSize(ControlVariate(), examples=1).start(LOSS),

@@ -265,7 +265,7 @@ def test_a_step_is_skipped_if_the_next_update_has_no_gradient_of_what_it_moved(e
 
 
 def test_updates_of_blocks_in_turns_are_refused_with_the_reason():
-    reason = "a gradient of every tensor that the update before has moved; .* two optimizers .*SampledPathI"
+    reason = "a gradient of every tensor that the previous update has moved; .* two optimizers .*SampledPathI"
     with pytest.raises(LCAError, match=reason):
         updated(NextBatch(lca.RIGHT), slice(0, 2), slice(2, 4))
 
@@ -325,7 +325,7 @@ def test_two_updates_from_one_batch_are_refused_with_the_reason():
                 for block in (slice(0, 2), slice(2, 4)):
                     run.optimizer.apply(gradient[block], weights[block])
 
-    with pytest.raises(LCAError, match="make one update from each batch: where each of two optimizers"):
+    with pytest.raises(LCAError, match="make one update from each batch: if two optimizers"):
         trained()
 
 

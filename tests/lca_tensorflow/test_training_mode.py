@@ -295,7 +295,7 @@ def test_trying_moves_nothing_that_training_uses_or_is_left_out(way):
     assert values[0] == values[1]
     [said] = left[1][1]
     if way in NOT_PUT_BACK:
-        assert "would change what training goes on with (" in said
+        assert "would change objects that training uses (" in said
         assert NOT_PUT_BACK[way] in said
     else:
         assert "cannot take (counting (Counting)), and SameBatch allocates" in said

@@ -477,7 +477,7 @@ def test_micro_batches_whose_examples_are_in_no_random_order_are_warned_of(how):
                     loss_of(model, batch).backward()
                 optimizer.step()
 
-    with pytest.warns(LCAWarning, match="independent samples of the data.* other labels than each other"):
+    with pytest.warns(LCAWarning, match="independent samples of the data.* differ in their labels"):
         run()
 
 
@@ -582,7 +582,7 @@ def test_an_estimator_that_takes_the_gradient_of_another_task_at_the_end_of_a_st
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         run()
-    found = [str(one.message) for one in told if "as of tasks that take turns" in str(one.message)]
+    found = [str(one.message) for one in told if "such as that of another task" in str(one.message)]
     assert len(found) == (not isinstance(estimator, SameBatch))
     assert all("turn" in text and "moved before 4 of 5 measured steps" in text for text in found)
 

@@ -550,7 +550,7 @@ def measure_smoothed(model):
     return Objective(model, None, {"input_ids": TOKENS, "labels": TOKENS}, batch_size=32, batch_loss=loss)
 
 
-OTHER, UNKNOWN = "another loss than the model's own", "the weights of the accumulated batches"
+OTHER, UNKNOWN = "a loss that is not the model's own", "the weights of the accumulated batches"
 
 
 @pytest.mark.parametrize(

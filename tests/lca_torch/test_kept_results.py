@@ -151,9 +151,9 @@ def test_what_is_kept_is_the_same_object_as_elsewhere_and_is_not_written():
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (of_an_output, "mean, which .* passes it a tensor that is no parameter"),
+        (of_an_output, "mean, which .* passes it a tensor that is neither a parameter"),
         (computed_with_gradient, "total, which .* would not move with theta"),
-        (gives_a_module_in_training_mode, "module with buffers in training mode"),
+        (gives_a_module_in_training_mode, "module in training mode, whose buffers"),
         (forgotten, r"norm, which .* no room .* lru_cache\(maxsize=None\)"),
     ],
 )

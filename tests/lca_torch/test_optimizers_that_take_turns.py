@@ -132,7 +132,9 @@ def test_a_loss_that_is_constant_in_all_that_is_trained_now_is_refused():
         model.actor.requires_grad_(True)
         model.critic.requires_grad_(False)
         model.losses(X)[0].backward()
-        with pytest.raises(LCAError, match=r"reaches what is trained now \(actor.bias, actor.weight\)"):
+        with pytest.raises(
+            LCAError, match=r"reaches the parameters that are trained now \(actor.bias, actor.weight\)"
+        ):
             optimizer.step()
 
 

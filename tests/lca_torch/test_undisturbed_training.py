@@ -112,7 +112,7 @@ def test_trying_the_training_mode_moves_nothing_and_says_what_keeps_it_from_tryi
     assert found == expected
     [said] = [text for text in said if "gradients of training" in text]
     if way.__name__ in UNTOLD:
-        assert f"would change what training goes on with ({UNTOLD[way.__name__]}). SameBatch" in said
+        assert f"would change objects that training uses ({UNTOLD[way.__name__]}). SameBatch" in said
     else:
         assert "computes another loss than the measured one, or outputs" in said
         assert "cannot take (Counting)" in said

@@ -137,7 +137,7 @@ def test_a_schedule_does_not_hide_that_training_continues_elsewhere(tmp_path):
                 tracker.update(point)
 
     part(0, 8)
-    with pytest.warns(LCAWarning, match="from the end of step 6.* if the last ones were not measured"):
+    with pytest.warns(LCAWarning, match="from the end of step 6.* the last steps were not measured"):
         part(8, 9)
 
 
@@ -163,7 +163,7 @@ def test_other_data_and_another_span_are_told_at_once(tmp_path):
 def test_new_settings_are_added_and_another_value_is_told(tmp_path):
     measured(tmp_path / "r", PROBE, 0, 3, settings={"lr": 0.1, "shape": (4, 6)})
     passed = {"lr": 0.2, "shape": (4, 6), "host": "b"}
-    with pytest.warns(LCAWarning, match=r"settings\['lr'\] of .* is 0\.1, which it keeps, and 0\.2") as told:
+    with pytest.warns(LCAWarning, match=r"settings\['lr'\] is 0\.1 in .* which keeps it, but 0\.2") as told:
         record = Record(tmp_path / "r", mode="a", settings=passed)
     assert len(told) == 1
     with record:

@@ -37,7 +37,7 @@ ADVICE = {
     "independent": (
         CrossFit(independent=True),
         [
-            "omit independent=True, and pass the updates of one as epoch=; a batch is drawn without "
+            "omit independent=True, and pass the updates in an epoch as epoch=; a batch is drawn without "
             "replacement: pass epoch= as well"
         ],
         ["shuffled"],
@@ -65,7 +65,7 @@ ADVICE = {
     ),
     "same batch": (
         SameBatch(),
-        ["use CrossFit or LaggedCrossFit", "other data are measured"],
+        ["use CrossFit or LaggedCrossFit", "the measured data are not"],
         ["epoch", "random order"],
     ),
     "next batch": (NextBatch(), ["NextBatch(lca.SIMPSON)", "in random order"], ["refine="]),
@@ -170,7 +170,7 @@ def test_a_sum_that_is_a_multiple_of_the_change_tells_of_a_factor(total, change,
 def test_shuffled_epochs_are_no_likely_cause_of_a_sum_that_is_far_too_large(estimator):
     for total, change in ((-1.2, -1.0), (4.0, 1.0)):
         first, *_, last = likely_causes(estimator, total, change)
-        assert "another loss is trained than measured" in first
+        assert "the trained loss is not the measured" in first
         assert "epoch" in last
     for total, change in ((-0.7, -1.0), (-1.1, -1.0), (0.2, -1.0)):
         assert "epoch" in likely_causes(estimator, total, change)[0]
@@ -182,7 +182,7 @@ def test_a_factor_comes_first_only_where_it_is_the_number_of_micro_batches():
     assert "4 times too large" in likely_causes(CrossFit(4), total, change)[0]
     for estimator in (CrossFit(2), LaggedCrossFit(), NextBatch(lca.RIGHT)):
         first, second, *causes = likely_causes(estimator, total, change)
-        assert "another loss" in first
+        assert "the trained loss is not" in first
         assert "4 times too large" in second
         assert any("straight-through" in cause for cause in causes)
     assert "2 times too large" in likely_causes(CrossFit(own_pass=True), -2.0, -1.0)[1]  # which compares
@@ -237,7 +237,7 @@ def test_a_forgotten_weight_is_named_in_the_warning():
 
 
 def test_a_tracker_tells_the_self_check_what_its_loop_supplies():
-    with pytest.warns(LCAWarning, match="the likeliest first:\n- another loss is trained"):
+    with pytest.warns(LCAWarning, match="the likeliest first:\n- the trained loss is not"):
         run(2.0, WithoutPieces)
 
 
