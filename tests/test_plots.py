@@ -167,6 +167,11 @@ def test_a_map_with_fewer_columns_than_steps_skips_no_step():
     assert mesh.get_coordinates()[0, -1, 0] == 103
 
 
+def test_columns_of_a_map_have_equally_many_steps():
+    [mesh] = plots.plot_layer_time(np.full((300, 1), -0.5), ["a"]).collections
+    assert mesh.get_array().tolist() == [[-1.0] * 150]
+
+
 def test_a_map_has_white_for_zero_blue_for_helping_and_red_for_hurting():
     [mesh] = plots.plot_layer_time(np.array([[-1.0, 0.0, 1.0]]), ["helping", "zero", "hurting"]).collections
     red, green, blue = mesh.cmap(mesh.norm(np.array([-1.0, 0.0, 1.0]))).T[:3]

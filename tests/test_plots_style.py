@@ -7,7 +7,9 @@ from matplotlib.text import Text
 import lca
 from lca import plots
 from lca.errors import LCAError, OutputError, UnknownNameError
-from tests.report.records import run_values, write
+from lca.runs._margins import margin_bound
+from lca.runs._run import Run
+from tests.report.records import replicates, run_values, write
 
 ROWS = np.array([[-1.0, 0.25], [-2.0, 0.5], [0.5, -1.0]])
 PEAKS = np.array([[0, 0], [1, 1], [0, 0], [1, 0], [0, 0]], dtype=bool)
@@ -166,6 +168,22 @@ def test_figures_of_several_runs_have_intervals(tmp_path):
     runs = lca.open_runs(f"{tmp_path}/*.zarr", by=["optimizer", "seed"])
     paths = plots.save_all(runs, tmp_path / "figures")
     assert [path.name for path in paths] == ["conditions.png", "cumulative-adam.png", "cumulative-sgd.png"]
+
+
+@pytest.mark.parametrize("names", [("train",), ("train", "held out")], ids=len)
+def test_figures_of_samples_say_that_they_are_estimates_and_have_intervals(tmp_path, names):
+    def sampled(step, row):
+        return {"sampled": True, **replicates(step, row)}
+
+    options = {"names": names, "extra": sampled}
+    record = write(tmp_path / "run.zarr", run_values(4), **options)
+    for name in ("totals", "layer_time", "cumulative"):
+        title = plots.figure_of(record, name).axes[0].get_title()
+        assert title.startswith("Estimated "), title
+    ends = plots.figure_of(record, "totals").axes[0].collections[0].get_segments()
+    halves = [(right - left) / 2 for (left, _), (right, _) in ends]
+    of_losses = [margin_bound(Run(record), "layer", name) for name in names]
+    np.testing.assert_allclose(halves, np.concatenate(of_losses), rtol=1e-12)
 
 
 def test_another_format_is_an_error(record, tmp_path):

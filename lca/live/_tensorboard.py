@@ -10,6 +10,7 @@ import numpy as np
 
 from lca._extras import extra
 from lca._output import check_writable
+from lca._schedules import block_starts
 from lca.errors import LCAError
 from lca.live._logging import tagged
 
@@ -112,7 +113,7 @@ def layer_time_picture(rows: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     rows
-        Totals (T, layers). If there are more steps than pixels, the steps of a pixel are summed. Colours are
+        Totals (T, layers). If there are more steps than pixels, equally many of them are summed. Colours are
         linear up to a hundredth of the largest value, and logarithmic beyond.
 
     Examples
@@ -120,13 +121,12 @@ def layer_time_picture(rows: np.ndarray) -> np.ndarray:
     >>> layer_time_picture(np.array([[-1.0], [0.0], [1.0]]))[0, [0, 200, 399]].tolist()
     [[0, 114, 178], [255, 255, 255], [213, 94, 0]]
     """
-    count = min(len(rows), WIDTH)
-    sums = np.add.reduceat(rows, np.arange(count) * len(rows) // count, axis=0)
+    sums = np.add.reduceat(rows, block_starts(len(rows), WIDTH), axis=0)
     largest = np.abs(sums).max() or 1.0
     strength = np.log1p(100 * np.abs(sums) / largest) / np.log1p(100)
     ink = np.where((sums < 0)[..., None], BLUE, RED)
     colors = np.round(WHITE + strength[..., None] * (ink - WHITE)).astype(np.uint8)
-    wide = colors[np.arange(WIDTH) * count // WIDTH]
+    wide = colors[np.arange(WIDTH) * len(sums) // WIDTH]
     return np.asarray(np.repeat(wide.swapaxes(0, 1), ROW, axis=0))
 
 

@@ -10,6 +10,7 @@ from lca import analysis
 from lca._extras import extra
 from lca.analysis._reading import is_class
 from lca.divisions import OTHER
+from lca.plots._canvas import Intervals
 from lca.plots._layers import plot_classes, plot_layer_time, plot_neurons
 from lca.plots._loss import plot_conditions, plot_cumulative, plot_loss, plot_totals, plot_train_heldout
 from lca.plots._noise import plot_helping, plot_histogram, plot_parameter
@@ -17,6 +18,7 @@ from lca.plots._synchrony import plot_peaks
 from lca.runs import Condition, Member, Runs
 from lca.runs._classes import class_losses
 from lca.runs._drawn import drawn_places
+from lca.runs._margins import margin_bound
 from lca.runs._run import Run
 from lca.views._signs import Signs
 
@@ -61,17 +63,17 @@ def _of_groups(member: Member, by: str) -> Figures:
     losses = dict(zip(("training loss", "held-out loss"), rows, strict=False))
     first, totals = rows[run.losses[0]], [each.sum(axis=0) for each in rows.values()]
     loss, along = f", {run.losses[0]} loss" if over else "", _along(run)
-    title = f"Total allocation{over}{loss if len(rows) == 1 else ''}" + (",\n" if over else " ")
-    yield "totals", lambda: plot_totals(names, *totals, labels=losses, title=f"{title}over {run.scope}")
-    yield (
-        "layer_time",
-        lambda: plot_layer_time(first, names, title=f"Allocation over time{over}{loss}", **along),
-    )
-    summed = f"Cumulative allocation{over}{loss}" if over else "Cumulative allocation of the loss change"
+    ends = _intervals(run, by, shown, totals)
+    bars = f"{_titled(run, 'total allocation')}{over}{loss if len(rows) == 1 else ''}"
+    bars += (",\n" if over else " ") + f"over {run.scope}"
+    yield "totals", lambda: plot_totals(names, *totals, intervals=ends, labels=losses, title=bars)
+    mapped = f"{_titled(run, 'allocation over time')}{over}{loss}"
+    yield "layer_time", lambda: plot_layer_time(first, names, title=mapped, **along)
+    summed = _titled(run, "cumulative allocation") + (f"{over}{loss}" if over else " of the loss change")
     yield "cumulative", lambda: plot_cumulative(first, names, title=summed, **along)
     if len(rows) == 2:
         named, (train, heldout) = {shown: f"{name} loss" for shown, name in losses.items()}, rows.values()
-        both = f"Cumulative allocation{over} of the training and the held-out loss"
+        both = f"{_titled(run, 'cumulative allocation')}{over} of the training and the held-out loss"
         yield (
             "train_heldout",
             lambda: plot_train_heldout(train, heldout, names, labels=named, title=both, **along),
@@ -88,6 +90,21 @@ def _of_groups(member: Member, by: str) -> Figures:
                 **along,
             ),
         )
+
+
+def _titled(run: Run, what: str) -> str:
+    """The beginning of a title, which tells estimates."""
+    return f"Estimated {what}" if run.is_sampled(run.losses[0]) else what.capitalize()
+
+
+def _intervals(run: Run, by: str, shown: np.ndarray, totals: Sequence[np.ndarray]) -> Intervals | None:
+    """The ends of 95 % intervals of the totals of each loss, if all have error bars."""
+    margins = [margin_bound(run, by, name) for name in run.losses[: len(totals)]]
+    known = [margin[shown] for margin in margins if margin is not None]
+    if len(known) < len(totals):
+        return None
+    lower, upper = np.subtract(totals, known), np.add(totals, known)
+    return (lower, upper) if len(totals) > 1 else (lower[0], upper[0])
 
 
 def _of_whole(run: Run) -> Figures:

@@ -6,6 +6,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from lca._extras import extra
+from lca._schedules import block_starts
 from lca.analysis._arrays import check_finite, check_names
 from lca.analysis._reading import class_of
 from lca.errors import LCAError
@@ -53,8 +54,8 @@ def plot_layer_time(
     names
         The names of the groups, one per column.
     columns
-        The largest number of columns of the map. In a longer run each column is the *sum* over several
-        steps, so that no step is skipped.
+        The largest number of columns of the map. In a longer run each column is the *sum* over equally many
+        steps, so that no step is skipped; only the last one may have fewer.
     **style
         Labels, colours, limits, title and Axes: see `Style`.
 
@@ -80,7 +81,7 @@ def plot_layer_time(
     if columns < 1:
         raise LCAError(f"columns must be at least 1, got {columns}.")
     steps = len(allocations)
-    starts = np.unique(np.linspace(0, steps, min(columns, steps), endpoint=False).astype(int))
+    starts = block_starts(steps, columns)
     sums = np.add.reduceat(allocations, starts, axis=0)
     size = (width_of(names), height_of(len(names), base=1.6, per_row=0.22))
     ax = new_axes(style, title="Allocation over time", size=size)

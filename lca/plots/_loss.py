@@ -252,7 +252,8 @@ def plot_totals(
         Allocations of the training loss and, optionally, the held-out loss, summed over the run; in units of
         the loss, shape (groups,).
     intervals
-        Lower and upper ends over runs, each of shape (groups,); with both losses, (2, groups).
+        Lower and upper ends, over runs or from sampling, each of shape (groups,); with both losses,
+        (2, groups).
     **style
         Labels, colours, limits, title and Axes: see `Style`.
 

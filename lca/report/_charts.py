@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lca._extras import extra
+from lca._schedules import block_starts
 from lca.plots._canvas import CATEGORY_COLORS, HELPING, HURTING
-from lca.runs._format import block_starts, format_signed, short_labels, shorten_words
+from lca.runs._format import format_signed, short_labels, shorten_words
 
 with extra("report"):
     from bokeh.models import (
@@ -146,8 +147,8 @@ def learned_chart(steps: Array, shares: Mapping[str, Array]) -> Figure:
     return _legend(chart)
 
 
-def totals_chart(names: Sequence[str], totals: Mapping[str, Array], errors: Mapping[str, Array]) -> Figure:
-    """One bar per layer and loss, with error bars for the losses in ``errors``; arrays (layers,).
+def totals_chart(names: Sequence[str], totals: Mapping[str, Array], margins: Mapping[str, Array]) -> Figure:
+    """One bar per layer and loss, with intervals for the losses in ``margins``; arrays (layers,).
 
     The colour of a bar is its sign, and its fill the loss.
     """
@@ -170,14 +171,14 @@ def totals_chart(names: Sequence[str], totals: Mapping[str, Array], errors: Mapp
         bars = chart.hbar(y="y", right="value", height=0.9 * height, source=source, fill_color="color",
                           line_color="color", hatch_color="color", **look)  # fmt: skip
         chart.add_tools(_hover(bars, f"@name, {_escape_tex(loss)}: @text"))
-        if loss in errors:
-            _whiskers(chart, at, values, errors[loss])
+        if loss in margins:
+            _whiskers(chart, at, values, margins[loss])
         if shown > 1:  # the legend shows the fill of each loss without a sign
             chart.hbar(y=[np.nan], right=[np.nan], fill_color=GREY, line_color=GREY, hatch_color=GREY,
                        legend_label=_escape_tex(loss), **look)  # fmt: skip
     _name_rows(chart, names)
-    if errors:
-        chart.x_range = _range_of([totals[k] + s * errors.get(k, 0) for k in totals for s in (-1, 1)])
+    if margins:
+        chart.x_range = _range_of([totals[k] + s * margins.get(k, 0) for k in totals for s in (-1, 1)])
     _zero_line(chart, "height")
     if shown > 1:
         _legend(chart).legend.click_policy = "none"
@@ -422,8 +423,8 @@ def _zero_line(chart: Figure, dimension: Literal["width", "height"]) -> Figure:
     return chart
 
 
-def _whiskers(chart: Figure, at: Array, values: Array, errors: Array) -> None:
-    source = ColumnDataSource({"base": at, "lower": values - errors, "upper": values + errors})
+def _whiskers(chart: Figure, at: Array, values: Array, margins: Array) -> None:
+    source = ColumnDataSource({"base": at, "lower": values - margins, "upper": values + margins})
     lines = Whisker(base="base", lower="lower", upper="upper", dimension="width", source=source, tags=["ink"])
     # Their ends keep the colour with which they are made: one that is seen on a dark page, too.
     lines.lower_head, lines.upper_head = (TeeHead(size=10, line_color=GREY) for _ in range(2))

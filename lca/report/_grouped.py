@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lca.analysis import group_names, group_stderr, group_totals
+from lca.analysis import group_names, group_totals
 from lca.divisions import OTHER, _noun
 from lca.report import _charts as charts
 from lca.report._parts import Chart, Table
 from lca.runs._drawn import drawn_places, largest
 from lca.runs._format import format_number, format_percent
+from lca.runs._margins import margin_bound
 from lca.runs._run import Run
 
 MAX_GROUPS = 200
@@ -24,9 +25,11 @@ def charts_of(run: Run, by: str) -> list[Chart]:
     allocations = {loss: totals_of(run, by, loss) for loss in run.losses}
     at = _drawn(by, names, np.stack([values.sum(axis=0) for values in allocations.values()]))
     shown = [names[i] for i in at]
-    bounds = {loss: bound[at] for loss in run.losses if (bound := stderr_bound(run, by, loss)) is not None}
+    margins = {loss: own[at] for loss in run.losses if (own := margin_bound(run, by, loss)) is not None}
     sums = {loss: values.sum(axis=0)[at] for loss, values in allocations.items()}
-    found = [Chart(charts.totals_chart(shown, sums, bounds), _caption(run, by, len(at), bounds))]
+    found = [
+        Chart(charts.totals_chart(shown, sums, margins), _caption(run, by, len(at), margins=bool(margins)))
+    ]
     steps = np.append(run.steps, run.ends[-1])
     for loss, values in allocations.items():
         cumulative = "Estimated cumulative" if run.is_sampled(loss) else "Cumulative"
@@ -50,20 +53,6 @@ def totals_of(run: Run, by: str, measured: str) -> Array:
     return np.asarray(group_totals(run.record, by, measured).values)
 
 
-def stderr_bound(run: Run, by: str, measured: str) -> Array | None:
-    """An upper bound of the standard error of the groups' totals over the run, (groups,).
-
-    Neighbouring steps share a sample, so their errors are not independent. The errors of every other step
-    are: with E the sum over even steps and O that over odd steps,
-    Var(E + O) ≤ 2 (Var E + Var O) = 2 Σ_t stderr_t². ``None`` if the error of a step is missing, because the
-    sum would then be too small.
-    """
-    if by != "layer" and not run.has("group_stderr"):
-        return None
-    errors = group_stderr(run.record, by, measured).values
-    return None if np.isnan(errors).any() else np.asarray(np.sqrt(2 * (errors**2).sum(axis=0)))
-
-
 def _drawn(by: str, names: Sequence[str], sums: Array) -> Array:
     """The places of the groups that are drawn; sums (losses, groups)."""
     if by == "layer":
@@ -72,7 +61,7 @@ def _drawn(by: str, names: Sequence[str], sums: Array) -> Array:
     return np.asarray(places[largest(sums[:, places], MAX_GROUPS)])
 
 
-def _caption(run: Run, by: str, drawn: int, errors: object) -> str:
+def _caption(run: Run, by: str, drawn: int, *, margins: bool) -> str:
     """What the bars show, and what is not drawn."""
     lca = "Estimated LCA" if run.is_sampled(run.losses[0]) else "LCA"
     text = (
@@ -91,19 +80,19 @@ def _caption(run: Run, by: str, drawn: int, errors: object) -> str:
         )
     if len(run.losses) > 1:
         text += " Solid bars are the first loss; the pattern of a bar tells the loss."
-    if errors:
+    if margins:
         text += (
-            " The lines show an upper bound of one standard error from sampling, about half of a 95 % "
-            "interval; it is a bound because neighbouring steps share samples."
+            " The lines are 95 % intervals of the error of sampling. They may be too wide, as neighbouring "
+            "steps share samples."
         )
     return text
 
 
 def _table(run: Run, by: str, loss: str) -> Table:
-    totals, errors = totals_of(run, by, loss).sum(axis=0), stderr_bound(run, by, loss)
+    totals, margins = totals_of(run, by, loss).sum(axis=0), margin_bound(run, by, loss)
     whole = totals.sum()
     share = 100 * totals / whole if whole else np.full(len(totals), np.nan)
-    bound = [] if errors is None else [("± at most", [format_number(e) for e in errors])]
+    bound = [] if margins is None else [("± at most", [format_number(e) for e in margins])]
     counts: list[tuple[str, Sequence[str]]] = []
     if by == "layer" and not run.is_sampled(loss):
         signs = run.layer_signs(loss)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from lca._schedules import block_starts
 from lca.report._cells import EMPTY, MAX_SIDES, Grid, ListGrid, MatrixGrid
-from lca.runs._format import block_starts
 from lca.runs._run import Run
 
 MAX_INTERVALS = 100

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lca._schedules import block_starts
 from lca.errors import LCAError
 from lca.record._reading import open_record
 from lca.report._charts import count_checkpoints, detail_map, layer_map
 from lca.report._html import fill_template, to_base64, write_page
 from lca.report._moments import MAX_INTERVALS, DetailMap, detail_maps, layer_intervals
 from lca.report._sections import SECTIONS
-from lca.runs._format import block_starts, shorten_words
+from lca.runs._format import shorten_words
 from lca.runs._run import Run
 
 if TYPE_CHECKING:

@@ -5,8 +5,6 @@ import re
 import zlib
 from collections.abc import Sequence
 
-import numpy as np
-
 
 def short_labels(names: Sequence[str], length: int = 22) -> list[str]:
     """The ends of long names, as far as they tell the names apart.
@@ -41,17 +39,6 @@ def _shortened(word: str) -> str:
 
 def _checksum(text: str) -> str:
     return f"{zlib.crc32(text.encode(errors='replace')):08x}"
-
-
-def block_starts(length: int, max_blocks: int) -> np.ndarray:
-    """The starts of at most ``max_blocks`` blocks of equal length; only the last one may be shorter.
-
-    Blocks of nearly equal length, alternating between 1 and 2 steps, would show as stripes in a map of sums.
-
-    >>> block_starts(5, 2), block_starts(3, 10)
-    (array([0, 3]), array([0, 1, 2]))
-    """
-    return np.arange(0, length, -(-length // max_blocks))
 
 
 def layer_named(name: str) -> str:

@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from bokeh.embed import json_item
+from scipy.stats import norm
 
 import lca
 from lca import Layout, LCAError, Record, open_record
 from lca._cli import main
+from lca._schedules import block_starts
 from lca.analysis import checked_windows
 from lca.errors import OutputError
 from lca.plots._canvas import CATEGORY_COLORS, HELPING, HURTING
@@ -19,11 +21,11 @@ from lca.report import _charts as charts
 from lca.report import _sections as sections
 from lca.report import render_report, write_report
 from lca.report._cells import EMPTY, ListGrid, MatrixGrid
-from lca.report._grouped import stderr_bound
 from lca.report._moments import LINEAR_FRACTION, MAX_BYTES, detail_maps, encode, layer_intervals
 from lca.row import CheckedWindow, rows_of
 from lca.runs._balance import check_conservation
-from lca.runs._format import block_starts, format_signed, short_labels
+from lca.runs._format import format_signed, short_labels
+from lca.runs._margins import margin_bound
 from lca.runs._run import Run
 from lca.views._signs import NOISY
 from tests.nightly import cases
@@ -673,26 +675,26 @@ def test_error_bars_bound_the_error_of_the_sum(tmp_path):
     # The replicates of fc1 (28 entries) at a node differ by 56, so the variance of their mean is 56²/4.
     # A step has two nodes.
     step = np.sqrt(2 * 28.0**2)
-    bound = stderr_bound(run, "layer", "train")
-    np.testing.assert_allclose(bound[0], np.sqrt(2 * 4) * step, rtol=1e-12)
+    bound = margin_bound(run, "layer", "train")
+    np.testing.assert_allclose(bound[0], norm.ppf(0.975) * np.sqrt(2 * 4) * step, rtol=1e-12)
     shared = np.sqrt(2 * 28.0**2 + 3 * 56.0**2)  # 5 nodes, of which 3 belong to two steps
-    assert shared <= bound[0]
+    assert norm.ppf(0.975) * shared <= bound[0]
     section = sections.layers(run)
     assert "± at most" in section.tables[0].head
-    assert "upper bound of one standard error" in section.charts[0].caption
+    assert "95 % intervals of the error of sampling" in section.charts[0].caption
 
 
 def test_no_error_bars_if_the_error_of_a_step_is_missing(tmp_path):
     run = Run(write(tmp_path / "run.zarr", run_values(4), extra=lambda t, r: replicates(t, r) if t else {}))
     assert np.isfinite(run.layer_stderr("train")[1:]).all()
-    assert stderr_bound(run, "layer", "train") is None
+    assert margin_bound(run, "layer", "train") is None
     assert "± at most" not in sections.layers(run).tables[0].head
 
 
 def test_without_errors_no_error_bars_are_mentioned(full):
     section = sections.layers(full)
     assert "± at most" not in section.tables[0].head
-    assert "standard error" not in section.charts[0].caption
+    assert "95 %" not in section.charts[0].caption
 
 
 # Charts and tables
