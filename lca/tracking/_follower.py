@@ -13,12 +13,13 @@ from lca.objective import State
 from lca.record._place import Place
 from lca.step import Step
 from lca.tracking._clock import StepClock
+from lca.tracking._detached import OMIT
 from lca.tracking._pending import PendingStep, StepFields
 from lca.tracking._session import Session
 
 FOLLOWERS = (
     "{names} changed between updates, and no gradient of them is measured: if they follow others, as in a "
-    "momentum encoder, pass frozen='omit' to the objective, so that they are state and not in θ"
+    f"momentum encoder, {OMIT}"
 )
 """Said where nothing that trains has changed between two updates."""
 

@@ -42,6 +42,7 @@ from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
 from lca.summary import RunViews, Summary, summarize
 from lca.tracking._checkpoint_lines import CheckpointLines
+from lca.tracking._detached import DetachedMoves
 from lca.tracking._epochs import EpochLength
 from lca.tracking._measured_on import measured_on
 from lca.tracking._misses import Misses
@@ -149,7 +150,7 @@ class Session:
         self.live = LiveOutputs(settings.progress, settings.log_to, span=span)
         self._every, self._on_error = settings.every, settings.on_error
         self.skips = Skips(type(estimator).__name__, self.required_fields, advice or {})
-        self._misses = Misses()
+        self._misses, self._detached = Misses(), DetachedMoves(self.objectives)
         self._lines = CheckpointLines()
         self._precision = PrecisionDifference(self.objectives)
         self._checked = [own for own in leaves(self.objectives) if isinstance(own, Checked)]
@@ -358,6 +359,7 @@ class Session:
                 difference = self._differences.setdefault(name, PathDifference())
                 rows[name].path_difference = difference.add(rows[name], path)
         self._check.add(step, rows)
+        self._detached.add(step, rows)
         self._final = {}
         self._ends = {name: row.allocation.loss_end for name, row in rows.items()}
         for name, row in rows.items():
