@@ -80,6 +80,10 @@ class RunViews(RowView):
             self.histogram.add(row.magnitudes, self.layout.size)
 
 
+COSTS = "full_gradients_per_step", "batch_gradients_per_step", "examples_per_step"
+"""The keys of a summary that tell what an update cost."""
+
+
 def summarize(run: RunViews, loss_end: float | None = None) -> dict[str, Any]:
     """The summary of one measured loss: plain Python values, ready for JSON.
 
@@ -209,6 +213,8 @@ class Summary(HasTable, dict[str, dict[str, Any]]):
         examples = [n for of_loss in self.values() if (n := of_loss.get("checked_examples"))]
         if examples:
             caption += f" The change of the loss is that of {examples[0]:,} examples."
+        if skipped := first.get("skipped_steps", 0):
+            caption += f" {skipped:,} step{'s'[: skipped != 1]} more could not be measured."
         state = max(of_loss.get("state_moved_steps", 0) for of_loss in self.values())
         if state:
             caption += f" In {state:,} of them the state moved; the loss change by this is in no row."
@@ -251,6 +257,7 @@ def _below(summary: Mapping[str, Any]) -> dict[str, float]:
         if not steps:
             return {}
         return {
+            **({} if steps == summary["steps"] else {"sum": summary["lca_total"]}),
             f"sum over {steps:,} checked step{'s'[: steps != 1]}": summary["checked_total"],
             _CHANGE if steps == summary["steps"] else f"{_CHANGE} over these": summary["checked_change"],
         }

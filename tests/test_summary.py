@@ -166,7 +166,10 @@ def test_the_table_of_a_sampled_run_shows_its_check():
     assert part.caption.endswith("The change of the loss is that of 20 examples.")
     of_two = views(*[replace(sampled_allocation(), values=np.zeros(3), step=step) for step in (0, 1)])
     some = Summary(train={**summarize(of_two), **check}).table()
-    assert some.columns[0].values[-1] == "change of the loss over these"
+    assert some.columns[0].values[2:] == ["sum", "sum over 1 checked step", "change of the loss over these"]
+    assert some.columns[1].values[2:] == [0.0, -0.5, -0.25]
+    less = Summary(train={**summarize(of_two), **check, "skipped_steps": 3}).table()
+    assert "3 steps more could not be measured." in less.caption
     barless = Summary(train={**summarize(run), **check, "checked_margin": None}).table()
     assert barless.columns[1].text(2) == "−0.5"
     unchecked = Summary(train=summarize(run)).table()

@@ -362,7 +362,7 @@ def test_the_updates_of_compared_lines_are_counted_as_they_are_measured(steps, s
             theta = theta * 0.99
             tracker.update(theta)
     summary = tracker.summary()["train"]
-    spent = summary["full_gradients_per_step"] * summary["steps"]
+    spent = summary["full_gradients_per_step"] * summary["steps"] * span
     assert found.cost == found.largest_cost
     first_gradient, same_point, cut_line = 1, 1, 2  # at the start of the run, of the second line, at its end
     assert abs(found.cost.full_gradients * steps - spent) <= first_gradient + same_point + cut_line
