@@ -1,7 +1,7 @@
 """The loss of a batch, from ``loss_fn`` or the model's own loss; the losses and scores of its examples."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from copy import copy
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lca.errors import DataError, LCAError
-from lca.frameworks import PyTree, describe
+from lca.frameworks import PyTree, describe, tree_map
 from lca.frameworks._trees import is_sequence
 
 BatchLoss: TypeAlias = Callable[[nn.Module, PyTree], Tensor]
@@ -49,16 +49,45 @@ def with_samples(batch_loss: BatchLoss, loss_fn: LossFn | None) -> BatchLoss:
 
 
 def error_scores(loss_fn: LossFn) -> BatchLoss:
-    """``½ Σ_j |∂ℓ_n/∂f_j|`` (n,) of a batch, which under cross-entropy is ``1 - p_model(y_n)``."""
+    """``½ Σ_j |∂ℓ_n/∂f_j|`` (n,) of a batch, which under cross-entropy is ``1 - p_model(y_n)``.
 
-    def of_outputs(outputs: Tensor, target: Any) -> Tensor:
+    The f_j are all outputs that the loss reads: those in a tensor, a tuple or a dictionary.
+    """
+
+    def of_outputs(outputs: Any, target: Any) -> Tensor:
+        leaves: list[Tensor] = []
         with torch.enable_grad():
-            outputs = outputs.detach().requires_grad_()
-            loss = loss_fn(outputs, target) * len(outputs)  # from the mean to the sum of the losses
-            (grad,) = torch.autograd.grad(loss, outputs)
-        return grad.abs().reshape(len(grad), -1).sum(1) / 2
+            loss = loss_fn(_as_leaves(outputs, leaves), target)
+            rows = [leaf for leaf in leaves if leaf.dim()]
+            if not rows:
+                raise DataError(
+                    f"the errors of examples are derivatives of the loss by the outputs of the model, and a "
+                    f"{type(outputs).__name__} holds no tensor of them; return a tensor, a tuple or a "
+                    "dictionary."
+                )
+            n = len(rows[0])  # from the mean to the sum of the losses
+            grads = torch.autograd.grad(loss * n, rows, allow_unused=True)
+        parts = [grad.abs().reshape(n, -1).sum(1) for grad in grads if grad is not None]
+        return torch.stack(parts).sum(0) / 2 if len(parts) > 1 else parts[0] / 2
 
     return default_loss(of_outputs)
+
+
+def _as_leaves(outputs: Any, leaves: list[Tensor]) -> Any:
+    """The outputs of a model as leaves of a graph, which are added to ``leaves``."""
+    if isinstance(outputs, MutableMapping):  # of its own class, as those of Hugging Face, read by attributes
+        found = copy(outputs)
+        for name, output in outputs.items():
+            found[name] = _as_leaves(output, leaves)
+        return found
+
+    def as_leaf(output: Tensor) -> Tensor:
+        if not output.is_floating_point():
+            return output
+        leaves.append(output.detach().requires_grad_())
+        return leaves[-1]
+
+    return tree_map(as_leaf, outputs)
 
 
 def example_losses(loss_fn: LossFn | None) -> LossFn | None:

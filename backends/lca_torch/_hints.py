@@ -22,6 +22,12 @@ _HALF = re.compile(
 """In errors of torch: inputs in half precision for parameters in float32."""
 _OTHER_LOSS = re.compile(r"must be Tensor, not (tuple|list|dict|\w*Output)|Expected target size")
 """In errors of torch: a model that returns more than outputs, or outputs for each token."""
+OWN_LOSS_HINT = (
+    "the model computes its loss itself, as a mean: pass "
+    "loss_fn=lambda output, y, reduction='mean': cross_entropy(output.logits, y, reduction=reduction), and "
+    "the labels twice in the data, ({'input_ids': x, 'labels': y}, y)"
+)
+"""What lets the examples of a loss be weighted that the model returns."""
 IGNORED = -100
 """The label that torch and Hugging Face leave out of a mean by default."""
 

@@ -49,7 +49,7 @@ from lca_torch._copies import NotCopiedError, Trial
 from lca_torch._data import Unchanged, refuse_arrays
 from lca_torch._examples import BatchLoss, LossFn, Weighted, error_scores, reader_of_example_losses
 from lca_torch._form import HALF, Cast, Precision, VectorForm, Vectors
-from lca_torch._hints import loss_advice, moving_hint, sample_hint, weight_hint
+from lca_torch._hints import OWN_LOSS_HINT, loss_advice, moving_hint, sample_hint, weight_hint
 from lca_torch._identity import Identity
 from lca_torch._parameters import Leaves, check_theta, layout_of, normal, parameters_of
 from lca_torch._policies import (
@@ -123,6 +123,8 @@ class TorchLoss(ModelLoss):
         self.counts_examples = batch_weight is None
         self.is_of_model = batch_loss is None and loss_fn is None
         """Whether the measured loss is the one that the model itself returns."""
+        if self.is_of_model:
+            self.sample_hint = OWN_LOSS_HINT
         self._batch_weight = batch_weight or examples_in
         self._loss_fn, self._example_losses = loss_fn, reader_of_example_losses(loss_fn)
         self._seeds, self._autocast = count(1), autocast

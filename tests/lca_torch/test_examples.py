@@ -1,5 +1,7 @@
 """`Objective` as `lca.objective.Scored`: single examples, weighted batches, errors."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,57 @@ def test_what_has_no_single_examples_is_refused_with_the_way_out():
 def pair(model, batch):
     x, y = (batch["x"], batch["y"]) if isinstance(batch, dict) else batch
     return model(x), y
+
+
+class Named(dict):
+    """Outputs that are read by name, as those of Hugging Face; others than logits do not count."""
+
+    @property
+    def logits(self):
+        return self["logits"]
+
+
+class Returning(nn.Module):
+    """A network whose outputs are in a container."""
+
+    def __init__(self, pack):
+        super().__init__()
+        torch.manual_seed(0)
+        self.network, self.pack = mlp().double(), pack
+
+    def forward(self, x):
+        return self.pack(self.network(x))
+
+
+@pytest.mark.parametrize(
+    ("pack", "logits"),
+    [
+        (lambda f: Named(loss=f.mean(), logits=f, hidden=f + 1, k=torch.arange(3)), lambda out: out.logits),
+        (lambda f: (None, f[:, :1], f[:, 1:]), lambda out: torch.cat(out[1:], 1)),
+    ],
+    ids=["by name", "in parts"],
+)
+def test_scores_of_outputs_in_a_container_are_those_of_the_logits_in_it(pack, logits):
+    plain = Objective(Returning(lambda f: f), cross_entropy, ROWS, batch_size=4)
+    packed = Objective(Returning(pack), lambda out, y: cross_entropy(logits(out), y), ROWS, batch_size=4)
+    found, wanted = packed.scores(packed.theta()), plain.scores(plain.theta())
+    assert np.abs(found - wanted).max() <= tolerances.summed(1.0, EPS)
+
+
+def test_scores_of_outputs_that_are_no_tensors_are_refused():
+    def mean(out, y):
+        return out.value.square().mean()
+
+    packed = Objective(Returning(lambda f: SimpleNamespace(value=f)), mean, ROWS, batch_size=4)
+    with pytest.raises(LCAError, match="a SimpleNamespace holds no tensor of them; return a tensor, a tuple"):
+        packed.scores(packed.theta())
+
+
+def test_the_examples_of_a_loss_that_the_model_returns_are_weighed_by_a_loss_of_its_logits():
+    model = Returning(lambda f: Named(loss=f.square().mean(), logits=f))
+    measured = Objective(model, None, {"x": ROWS[0]})
+    with pytest.raises(LCAError, match=r"computes its loss itself, as a mean: pass loss_fn=lambda output, y"):
+        measured.batch(np.arange(3), np.ones(3))
 
 
 def test_without_a_loss_of_outputs_there_are_no_scores():
