@@ -249,11 +249,13 @@ class LoopContext(ABC):
         if len(self._batches) != 1 or self.gradient_on is None:
             return 0.0, ""
         [batch] = self._batches
-        whole, eps = self.gradient_on(batch), self.measured_eps()
+        # What no optimizer moves may still have the gradients of earlier updates, which nothing sets to 0.
+        gradient, whole = self._moving(gradient), self._moving(self.gradient_on(batch))
+        eps = self.measured_eps()
         if _are_equal(gradient, whole, [], eps):
             return 0.0, ""
         off, norm = (_norm(v) for v in (gradient - whole, whole))
-        parts = ((name, of_term(batch)) for name, of_term in terms.items())
+        parts = ((name, self._moving(of_term(batch))) for name, of_term in terms.items())
         found = (name for name, own in parts if _are_equal(gradient, whole - own, [whole], eps))
         return (off / norm if norm else inf), next(found, "")
 

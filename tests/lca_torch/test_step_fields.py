@@ -214,6 +214,22 @@ def test_a_step_with_one_end_of_each_loss_is_told_of(estimator, smoothing, recwa
     assert len(found) == (smoothing > 0 and estimator == NextBatch())
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradients_that_no_optimizer_uses_or_resets_show_no_other_loss(smoothing, recwarn):
+    """Where an optimizer has the last layer alone, its ``zero_grad`` leaves those of the others."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    data = torch.eye(6, 3), torch.arange(6) % 2
+    objective = Objective(model, nn.functional.cross_entropy, data)
+    with Tracker(model, optimizer, objective, NextBatch(), check_every=None) as tracker:
+        for x, y in tracker.batches([[each[i : i + 3] for each in data] for i in (0, 2, 3) * 4]):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y, label_smoothing=smoothing).backward()
+            optimizer.step()
+    found = [str(one.message) for one in recwarn if "one end of each step" in str(one.message)]
+    assert len(found) == (smoothing > 0)
+
+
 def test_a_batch_of_another_form_than_the_measured_data_is_named_as_one_of_training():
     model = nn.Linear(3, 2)
     data = torch.eye(6, 3), torch.arange(6) % 2, torch.ones(6)
