@@ -180,7 +180,9 @@ def test_figures_of_samples_say_that_they_are_estimates_and_have_intervals(tmp_p
     for name in ("totals", "layer_time", "cumulative"):
         title = plots.figure_of(record, name).axes[0].get_title()
         assert title.startswith("Estimated "), title
-    ends = plots.figure_of(record, "totals").axes[0].collections[0].get_segments()
+    ax = plots.figure_of(record, "totals").axes[0]
+    assert ax.get_title().endswith("with 95 % intervals")
+    ends = ax.collections[0].get_segments()
     halves = [(right - left) / 2 for (left, _), (right, _) in ends]
     of_losses = [margin_bound(Run(record), "layer", name) for name in names]
     np.testing.assert_allclose(halves, np.concatenate(of_losses), rtol=1e-12)
