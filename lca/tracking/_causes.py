@@ -27,8 +27,8 @@ USUAL = {CrossFit: 9, LaggedCrossFit: 12}
 ADAPTIVE = "lca.Adaptive, with span= or every= for less cost"
 SAMPLED = "use SampledPathIntegral(refine=0.03) or lca.Adaptive"
 OTHER_DATA = (
-    "the measured data are not the training data (a held-out set, a part of the training data): measure the "
-    "training data, or use SampledPathIntegral"
+    "the measured data are not those of training (a held-out set, a part of them, some drawn more often than "
+    "others): measure those of training, or use SampledPathIntegral"
 )
 OTHER_LOSS = (
     "the trained loss is not the measured loss (dropout, label smoothing, mixup, augmentation, penalties, "
