@@ -40,10 +40,16 @@ if os.environ.get("LCA_HYPOTHESIS_PROFILE") != "nightly":  # XLA need not optimi
     )
 
 
+def pytest_collection() -> None:
+    """Let the garbage collector not search, again and again, what the imports make."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Leave what the imports made out of all later collections, which search it in vain."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 collect_ignore = [f"docs/{name}.py" for name in ("conf", "make_tutorials", "mathml")]  # need the extra `docs`

@@ -90,7 +90,12 @@ def imported(path: Path, known: set[str]) -> set[str]:
 
 
 MODULES = modules()
-IMPORTS = {name: imported(path, set(MODULES)) for name, path in MODULES.items()}
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """What each module imports."""
+    return {name: imported(path, set(MODULES)) for name, path in MODULES.items()}
 
 
 def package(module: str) -> str:
@@ -105,19 +110,19 @@ FLOOR_OF = {place: number for number, floor in enumerate(FLOORS) for place in fl
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_run_downwards(module):
+def test_imports_run_downwards(module, imports):
     own = package(module)
     above = {
         other
-        for other in IMPORTS[module]
+        for other in imports[module]
         if package(other) != own and FLOOR_OF[package(other)] >= FLOOR_OF[own]
     }
     assert not above, f"{module} imports {', '.join(sorted(above))}, which is on its own floor or above"
 
 
-def test_no_circle_of_modules():
+def test_no_circle_of_modules(imports):
     try:
-        TopologicalSorter(IMPORTS).prepare()
+        TopologicalSorter(imports).prepare()
     except CycleError as error:
         pytest.fail(f"modules import each other in a circle: {' -> '.join(error.args[1])}")
 

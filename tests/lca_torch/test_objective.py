@@ -54,7 +54,7 @@ WITHOUT_NORM = ("mlp", "cnn", "transformer")
     ("kind", "norm"),
     [(kind, norm) for kind in MODELS for norm in ("batch", "frozen")[: 1 if kind in WITHOUT_NORM else 2]],
 )
-@settings(max_examples=3, suppress_health_check=[HealthCheck.nested_given])  # the kit draws for itself
+@settings(max_examples=2, suppress_health_check=[HealthCheck.nested_given])  # the kit draws for itself
 @given(data=st.data())
 def test_models_keep_the_laws_of_objectives(kind, norm, data):
     models, (x, y) = MODELS[kind]

@@ -3,12 +3,17 @@
 import pytest
 
 from lca.testing import CheckFailure
+from lca.testing._stochastic_checks import STOCHASTIC_CHECKS
 from tests.meta.zoo import ZOO
+from tests.meta.zoo_rare import NAMED
+from tests.meta.zoo_stochastic import RIGHT_STOCHASTIC
 
 # Tested in tests/test_backend_conformance.py, because it needs an installed package.
 ELSEWHERE = {"loads_no_other_framework"}
 # Take long, and are tested with more cases and models in tests/lca_torch and tests/lca_tensorflow.
 WHOLE_BACKENDS = {("backends", "torch"), ("backends", "tensorflow"), ("objectives", "tensorflow backend")}
+# The same cases are those of tests/estimators/test_registry.py.
+REGISTERED = {(title, name) for title in ("estimators", "stochastic estimators") for name in NAMED}
 # The first nearly always refuses; another version of hypothesis draws other cases. Each of 20 must refuse in
 # validation/conformance.
 SEEDS = 3
@@ -20,7 +25,7 @@ def cases(which):
         pytest.param(kind, name, id=f"{title}-{name}")
         for title, kind in ZOO.items()
         for name in getattr(kind, which)
-        if (title, name) not in WHOLE_BACKENDS
+        if (title, name) not in WHOLE_BACKENDS | REGISTERED
     ]
 
 
@@ -42,8 +47,10 @@ def test_wrong_ones_are_refused_by_their_check(kind, name):
 @pytest.mark.parametrize(("kind", "name"), cases("right"))
 def test_right_ones_pass_every_check(kind, name):
     subject = kind.right[name]
+    # tests/meta/test_stochastic_zoo.py has these with more runs
+    elsewhere = STOCHASTIC_CHECKS if name in RIGHT_STOCHASTIC else []
     for check in kind.checks:
-        if check.applies(subject):
+        if check not in elsewhere and check.applies(subject):
             check.run(subject, samples=1)  # many more cases in validation/conformance
 
 

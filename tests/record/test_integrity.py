@@ -203,19 +203,44 @@ def test_a_folder_that_goes_in_mid_run_is_an_error(tmp_path, what):
 WRITERS = [(exists, a, b) for exists in (False, True) for a in ("wa" if exists else "xwa") for b in "xwa"]
 
 
+OTHER = """
+import json, sys, lca
+
+for line in sys.stdin:
+    path, mode = json.loads(line)
+    try:
+        lca.Record(path, mode=mode)
+        found = "it can be written"
+    except Exception as error:
+        found = str(error)
+    print(json.dumps(found), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def said_elsewhere():
+    """A function from a path and a mode to what another process says that begins to write there."""
+    command = [sys.executable, "-c", OTHER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+
+        def said(path, mode):
+            other.stdin.write(json.dumps([str(path), mode]) + "\n")
+            other.stdin.flush()
+            return json.loads(other.stdout.readline())
+
+        yield said
+        other.stdin.close()
+
+
 @pytest.mark.parametrize(("exists", "first", "second"), WRITERS)
-def test_a_name_has_one_writer_in_every_mode(tmp_path, exists, first, second):
+def test_a_name_has_one_writer_in_every_mode(tmp_path, said_elsewhere, exists, first, second):
     path = tmp_path / "run.zarr"
     if exists:
         recorded(path)
     writer = Record(path, LAYOUT, mode=first)
     with pytest.raises(RecordError, match="is being written in this process"):
         Record(path, LAYOUT, mode=second)
-    code = "import sys, lca; lca.Record(sys.argv[1], mode=sys.argv[2])"
-    command = [sys.executable, "-c", code, str(path), second]
-    if second == "w":  # one process is enough to show
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        assert "is being written by another process" in done.stderr
+    assert "is being written by another process" in said_elsewhere(path, second)
     writer.update(allocation(7))
     writer.close()
     assert open_record(path).step.values[-1] == 7
