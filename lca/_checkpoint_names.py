@@ -32,7 +32,8 @@ class _Name:
     form
         The name with ``#`` in place of each number, without the suffixes.
     words
-        The word before each number, in lower case; empty text for a number without one.
+        The word between each number and the one before it, in lower case; empty text for a number without
+        one.
     texts
         Each number as it is written.
     """
@@ -45,7 +46,11 @@ class _Name:
     def of(cls, path: str | PathLike[str]) -> "_Name":
         stem = _SUFFIXES.sub("", Path(path).name)
         found = list(_NUMBER.finditer(stem))
-        words = (re.findall(r"[A-Za-z]+", stem[: match.start()]) for match in found)
+        ends = [0, *(match.end() for match in found)]
+        words = (
+            re.findall(r"[A-Za-z]+", stem[end : match.start()])
+            for end, match in zip(ends, found, strict=False)
+        )
         before = tuple(known[-1].lower() if known else "" for known in words)
         return cls(_NUMBER.sub("#", stem), before, tuple(match[0] for match in found))
 

@@ -1,10 +1,10 @@
 """`replay`: the steps of a run from checkpoints written during training."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lca.errors import TrajectoryError
 from lca.frameworks import steps_between
@@ -59,7 +59,7 @@ def replay(
         an older version of the model with buffers that it has no more (the masks of GPT-NeoX, for example).
         What the model needs must be there in both cases, but for the frozen parameters that ``frozen="omit"``
         leaves out of θ: where a file holds none of these, such as one of adapters alone (LoRA), they have the
-        values that the model has now.
+        values that the model has now. The names that peft gives the tensors of a single adapter are known.
 
     Returns
     -------
@@ -110,7 +110,7 @@ class _Reader:
     form: VectorForm | None
     """The dtype and device of θ; ``None``: as in the file."""
     frozen: frozenset[str]
-    """The frozen parameters in the state, which a checkpoint of trained parameters alone lacks."""
+    """The frozen parameters, which a checkpoint of trained parameters alone lacks."""
     key: str | None
     prefix: str
 
@@ -135,12 +135,14 @@ class _Reader:
         names: dict[int, tuple[str, ...]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             names[id(parameter)] = (*names.get(id(parameter), ()), name)
-        aliases = {same[0]: same for same in names.values() if same[0] in layout.names}
+        short = _without_adapter(model)
+        aliases = {same[0]: (*same, *map(short, same)) for same in names.values() if same[0] in layout.names}
         # Buffers that are not persistent are in no file; they keep the values that they have.
         known = frozenset(model.state_dict())
         state = {name: buffer for name, buffer in state.items() if name in known}
-        frozen = frozenset(n for n, p in model.named_parameters() if n in state and not p.requires_grad)
-        return cls(layout, aliases, state, known if strict else None, measured._form, frozen, key, prefix)
+        frozen = frozenset(name for name, own in model.named_parameters() if not own.requires_grad)
+        wanted = known.union(map(short, known)) if strict else None
+        return cls(layout, aliases, state, wanted, measured._form, frozen, key, prefix)
 
     def read(self, path: Path) -> tuple[Tensor, State | None]:
         """θ and the state in a checkpoint, as new tensors."""
@@ -175,11 +177,14 @@ class _Reader:
         """The name in the file of each parameter and buffer."""
         found = self._found(tensors, self.prefix)
         missing = [name for name in (*self.aliases, *self.state) if name not in found]
-        if self.frozen.issubset(missing):  # all or none of them, as a single one may have another name
-            missing = [name for name in missing if name not in self.frozen]
+        omitted = self.frozen & self.state.keys()
+        if omitted.issubset(missing):  # all or none of them, as a single one may have another name
+            missing = [name for name in missing if name not in omitted]
         if missing:
             behind = f" with prefix={self.prefix!r}" if self.prefix else ""
-            raise TrajectoryError(f"{path} lacks {_listed(missing)}{behind}; {self._hint(tensors)}")
+            alone = "make the objective with frozen='omit', as the file has the trained parameters alone."
+            hint = alone if self.frozen == {*missing} else self._hint(tensors)
+            raise TrajectoryError(f"{path} lacks {_listed(missing)}{behind}; {hint}")
         if self.known is not None:
             known = frozenset(map(_unwrapped, self.known))
             unexpected = [name for name in self._plain(tensors, self.prefix) if name not in known]
@@ -260,6 +265,19 @@ def _unwrapped(name: str) -> str:
     'blocks.0.norm.weight'
     """
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _without_adapter(model: nn.Module) -> Callable[[str], str]:
+    """From the name of a tensor to that under which peft saves it: without the name of its adapter.
+
+    >>> model = nn.Linear(1, 1)
+    >>> model.peft_config = {"default": None}
+    >>> _without_adapter(model)("layer.lora_A.default.weight")
+    'layer.lora_A.weight'
+    """
+    adapters = getattr(model, "peft_config", None)
+    adapter = next(iter(adapters), None) if isinstance(adapters, Mapping) and len(adapters) == 1 else None
+    return lambda name: ".".join(part for part in name.split(".") if part != adapter)
 
 
 def _listed(names: Iterable[str], most: int = 5) -> str:

@@ -76,6 +76,15 @@ class AdaptiveSampleSize:
     ``relative_error`` is met at that moment. A size depends on earlier samples only, so the values stay
     unbiased.
 
+    *Rare examples.* Where few examples have most of the variance, samples are small just where the last ones
+    missed these, and intervals are too narrow: with 2 of 152 examples in the second class, a smallest sample
+    of 8 in four micro-batches and ``relative_error=0.05``, those of runs of 20 steps covered 86 % (fixed
+    samples of 8: 92 %), and 95 % with a smallest sample of 32.
+
+    *Short runs* take most of their examples at first, when no variance is known: for 5 %, 20 steps took 49 of
+    152 examples a step where fixed samples of 8 would have done; 200 steps took 26, as many as fixed samples
+    of 16 to 20.
+
     Raises
     ------
     LCAError

@@ -189,7 +189,7 @@ class BlockStore:
         if _identity(self._path) != self._identity:
             raise RecordError(
                 f"the folder of the record {str(self._path)!r} was deleted, moved or replaced while the "
-                f"record was written; the {self.committed} complete rows are lost."
+                f"record was written; its {self.committed} complete rows are where it was moved, or lost."
             )
 
     @contextmanager

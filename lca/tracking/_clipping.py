@@ -180,7 +180,8 @@ NO_MULTIPLE = (
 )
 _FIX = (
     "divide the loss, and not its gradient, by the number of batches or tokens; if the loop clips the "
-    "Euclidean norm, call tracker.clips_norm(max_norm), with a constant max_norm; if it clips another norm, "
+    "Euclidean norm, also with gradients that no optimizer uses in it, call tracker.clips_norm(max_norm), "
+    "with a constant max_norm; if it clips another norm, "
     "or single tensors, use an estimator that requires no gradient of training "
     "(lca.estimators.SampledPathIntegral)."
 )

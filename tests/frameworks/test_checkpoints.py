@@ -109,6 +109,8 @@ def test_steps_have_the_numbers_of_both_ends(tmp_path):
 def test_the_number_of_a_step_is_preferred_and_a_measured_one_never_taken():
     assert checkpoint_numbers(["run2/epoch-0-step-100.pt", "run2/epoch-1-step-250.pt"]) == [100, 250]
     assert checkpoint_numbers(["e1-acc=10.h5", "e2-acc=20.h5"]) == [1, 2]
+    assert checkpoint_numbers(["acc96_4.pt", "acc91_5.pt"]) == [4, 5]
+    assert checkpoint_numbers(["m-loss=0.25-3.pt", "m-loss=0.20-4.pt"]) == [3, 4]
     with pytest.raises(TrajectoryError, match="no number in the names"):
         checkpoint_numbers(["loss=1.pt", "loss=2.pt"])
     assert [path.name for path in sorted_by_number([Path("e2-0.5.h5"), Path("e1-0.9.h5")])] == [

@@ -271,6 +271,28 @@ def test_importing_the_backend_loads_no_trainer():
     assert done.stdout.strip() == "set()"
 
 
+def test_an_adapter_is_found_by_the_names_that_peft_saves_it_with(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 4), nn.ModuleDict({"lora_B": nn.ModuleDict({"mine": nn.Linear(4, 3)})})
+    )
+    model.forward = lambda x: model[1]["lora_B"]["mine"](model[0](x))
+    model[0].requires_grad_(False)
+    model.peft_config = {"mine": None}
+    objective = Objective(model, cross_entropy, (X, Y), frozen="omit")
+    for step in range(2):
+        nn.init.constant_(model[1]["lora_B"]["mine"].bias, step)
+        tensors = {name.replace(".mine", ""): t for name, t in model.state_dict().items() if "lora" in name}
+        assert set(tensors) == {"1.lora_B.weight", "1.lora_B.bias"}
+        torch.save(tensors, tmp_path / f"step-{step}.pt")
+    [step] = replay(tmp_path, objective)
+    assert torch.equal(step.end, objective.theta())
+    assert torch.equal(step.start[-3:], torch.zeros(3))
+    model.peft_config["other"] = None  # a name without that of the adapter is not clear any more
+    with pytest.raises(TrajectoryError, match="lacks '1.lora_B.mine.weight'"):
+        list(replay(tmp_path, objective))
+
+
 def test_checkpoints_of_adapters_alone_are_replayed_with_the_frozen_parameters_of_the_model(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))
