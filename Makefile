@@ -29,10 +29,12 @@ help:  ## list the targets
 demo: $(LIGHT)  ## train a small network and allocate its loss change (options: make demo ARGS='--steps 50')
 	$(BIN)/lca demo --overwrite $(ARGS)
 
-# A failed step does not stop the others; the failed ones are named at the end.
+# A failed step does not stop the others; the failed ones are named at the end. Types and docs, which take one
+# core each, are checked side by side.
 test: $(FULL)  ## lint, types, docs and pytest; never fails by chance, since random tests repeat the same cases
-	@failed=; for step in lint types docs pytest; do \
-	    printf '\n== make %s\n' $$step; $(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
+	@failed=; for step in lint "types docs" pytest; do \
+	    printf '\n== make %s\n' "$$step"; \
+	    $(MAKE) --no-print-directory -k -j2 $$step || failed="$$failed $$step"; \
 	done; \
 	if [ -n "$$failed" ]; then printf '\nFAILED:%s\n' "$$failed"; exit 1; fi; printf '\nAll steps passed.\n'
 
