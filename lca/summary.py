@@ -80,7 +80,7 @@ class RunViews(RowView):
             self.histogram.add(row.magnitudes, self.layout.size)
 
 
-COSTS = "full_gradients_per_step", "batch_gradients_per_step", "examples_per_step"
+_COSTS = "full_gradients_per_step", "batch_gradients_per_step", "examples_per_step"
 """The keys of a summary that tell what an update cost."""
 
 

@@ -40,7 +40,7 @@ from lca.record._place import Place
 from lca.record._writers import Run
 from lca.row import CheckedWindow, Row, rows_of
 from lca.step import Step
-from lca.summary import COSTS, RunViews, Summary, summarize
+from lca.summary import _COSTS, RunViews, Summary, summarize
 from lca.tracking._checkpoint_lines import CheckpointLines
 from lca.tracking._detached import DetachedMoves
 from lca.tracking._epochs import EpochLength
@@ -482,7 +482,7 @@ class Session:
                     summaries[name]["state_moved_steps"] = self.state_moves.steps
             if self.span > 1:
                 difference = self._differences.get(name, PathDifference())
-                summaries[name] |= {key: summaries[name][key] / self.span for key in COSTS}
+                summaries[name] |= {key: summaries[name][key] / self.span for key in _COSTS}
                 summaries[name] |= {
                     "span": self.span,
                     "path_difference": difference.whole if difference.lines else None,
