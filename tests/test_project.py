@@ -92,6 +92,14 @@ def test_every_extra_that_is_named_exists() -> None:
     )
 
 
+def test_every_row_of_a_table_is_one_line() -> None:
+    """A row that is broken into lines ends the table."""
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("validation/**/*.md")]:
+        prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        broken = [row for row in re.findall(r"^\|.*", prose, re.MULTILINE) if not row.rstrip().endswith("|")]
+        assert not broken, (page, broken)
+
+
 def test_every_entry_point_resolves() -> None:
     targets = list(PROJECT["scripts"].values())
     targets += [target for group in PROJECT["entry-points"].values() for target in group.values()]
