@@ -10,6 +10,7 @@ from lca.errors import DataError, LCAError, LCAWarning
 from lca.frameworks import PyTree, check_order
 from lca_keras._added_terms import added_to_compiled_loss
 from lca_keras._examples import weight_of_losses
+from lca_keras._replaced_data import changed_data
 from lca_keras._train_step import trains_compiled_loss
 
 Tensor: TypeAlias = Any
@@ -123,7 +124,7 @@ def check_loss_arguments(
     Warns
     -----
     LCAWarning
-        If the compiled loss is measured, and ``train_step`` adds to it.
+        If the compiled loss is measured, and ``train_step`` adds to it or changes the data.
     """
     if isinstance(loss_fn, str):
         raise LCAError(
@@ -145,16 +146,28 @@ def check_loss_arguments(
             "was compiled with; pass what it minimises: Objective(model, None, data, batch_loss=function of "
             "model and batch), or loss_fn if it is a function of y and output."
         )
+    trains = f"{type(model).__name__} trains another loss than is measured: its train_step"
     if added := added_to_compiled_loss(model):
-        shown = added if len(added) <= _SHOWN else f"{added[:_SHOWN]} ..."
         warnings.warn(
-            f"{type(model).__name__} trains another loss than is measured: its train_step adds to the loss "
-            f"that compute_loss returns ({shown}), and the measured loss is the compiled one alone. Make the "
-            "sum in a compute_loss of the model, or pass it: Objective(model, None, data, batch_loss="
-            "function of model and batch).",
+            f"{trains} adds to the loss that compute_loss returns ({_excerpt(added)}), and the measured loss "
+            "is the compiled one alone. Make the sum in a compute_loss of the model, or pass it: Objective("
+            "model, None, data, batch_loss=function of model and batch).",
             LCAWarning,
             stacklevel=3,
         )
+    elif changed := changed_data(model):
+        warnings.warn(
+            f"{trains} changes the data or the outputs before the loss ({_excerpt(changed)}), and the "
+            "measured loss takes the data as they are. Change the data before fit, or pass a loss that does "
+            "the same: Objective(model, None, data, batch_loss=function of model and batch).",
+            LCAWarning,
+            stacklevel=3,
+        )
+
+
+def _excerpt(code: str) -> str:
+    """The code of the user's in a message."""
+    return code if len(code) <= _SHOWN else f"{code[:_SHOWN]} ..."
 
 
 def of_outputs(loss_fn: Any, model: keras.Model, y: PyTree, outputs: PyTree, weight: PyTree) -> Tensor:

@@ -636,6 +636,41 @@ class Added(TwoOptimizers):
             loss = self.compute_loss(*data) + tf.add_n(self.losses)
         return tape.gradient(loss, self.trainable_weights)
 
+    def of_several_losses(self, data):
+        with tf.GradientTape() as tape:
+            losses = self.compute_loss(*data), self.other(data[0])
+        return tape.gradient(losses, self.trainable_weights)
+
+    def of_a_longer_list(self, data):
+        with tf.GradientTape() as tape:
+            losses = [self.compute_loss(*data)]
+            losses += [self.other(data[0])]
+        return tape.gradient(target=losses, sources=self.trainable_weights)
+
+    def of_two_gradients(self, data):
+        parameters = self.trainable_variables
+        with tf.GradientTape(persistent=True) as tape:
+            loss = self.compute_loss(*data)
+            other = self.other(data[0])
+        first, second = tape.gradient(loss, parameters), tape.gradient(other, self.trainable_weights)
+        return [a + b for a, b in zip(first, second, strict=True)]
+
+    def of_two_functions(self, data):
+        def second(weights):
+            return self.other(data[0])
+
+        first = self.own.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+        return first(self.trainable_weights, *data), self.own.grad(second)(self.trainable_weights)
+
+    def of_backward_twice(self, data):
+        outputs = self(data[0])
+        tf.reduce_mean(outputs).backward()
+        self.compute_loss(*data, outputs).backward()
+
+    def of_a_second_update(self, data):
+        self.own.minimize(self.compute_loss(*data), self.trainable_weights)
+        self.own.minimize(self.other(data[0]), self.trainable_weights)
+
     def of_two_batches(self, data):
         loss = self.compute_loss(*data) - self.compute_loss(data[0] + 1, data[1])
         self.apply_gradient(loss)
@@ -680,6 +715,24 @@ class NotAdded(Added):
         outputs = self(data[0])
         return {"loss": self.compute_loss(*data, outputs), "outputs": outputs}
 
+    def of_parts_of_the_model(self, data):
+        with tf.GradientTape(persistent=True) as tape:
+            loss = self.compute_loss(*data)
+            fool = self.other(data[0])
+        grads = tape.gradient(loss, self.layers[0].trainable_weights)
+        return grads + tape.gradient(loss, self.layers[1].trainable_weights) + tape.gradient(fool, data[0])
+
+    def of_a_second_pass(self, data):
+        def taken(x, y):
+            return self.compute_loss(x, y, self(x))
+
+        with tf.GradientTape() as tape:
+            loss = taken(*data)
+        ahead = tape.gradient(loss, self.trainable_weights)
+        with tf.GradientTape() as tape:
+            again = self.all_of(data)["loss"]
+        return ahead, tape.gradient(again, self.trainable_weights)
+
     def of_itself(self, data):
         loss = self.compute_loss(*data) * self.of_itself(data[1:])
         loss.backward()
@@ -688,6 +741,147 @@ class NotAdded(Added):
 
 def steps_of(kind):
     return [getattr(kind, name) for name in vars(kind) if name.startswith("of_")]
+
+
+def mixed(x, y):
+    other = tf.random.shuffle(tf.range(8))
+    return 0.9 * x + 0.1 * tf.gather(x, other), y
+
+
+class Replaced(TwoOptimizers):
+    """Data, or outputs, to which something is done before the loss."""
+
+    def of_pseudo_labels(self, data):
+        x, _ = data
+        y = tf.argmax(self(x, training=False), -1)
+        return self.compute_loss(x, y, self(x, training=True))
+
+    def of_noise(self, data):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x = x + tf.random.normal(tf.shape(x))
+        outputs = self(x, training=True)
+        return self.compute_loss(y=y, y_pred=outputs)
+
+    def of_noise_in_place(self, data):
+        x, y = data
+        x += tf.random.normal(tf.shape(x))
+        return self.compute_loss(x, y, self(x))
+
+    def of_mixup(self, data):
+        x, y = mixed(*data[:1], y=data[1])
+        return self.compute_loss(x, y, self(x))
+
+    def of_mixup_by_super(self, data):
+        return super().train_step(mixed(data[0], data[1]))
+
+    def of_augmentation(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            outputs = self(self.augmenter(tf.cast(x, "float32")))
+            loss = self.compute_loss(x, y, outputs)
+        return tape.gradient(loss, self.trainable_weights)
+
+    def of_smoothed_labels(self, data):
+        x, y = data
+        smooth = tf.one_hot(y, 3) * 0.9 + 0.1 / 3
+        return self.compute_loss(x, smooth, self(x))
+
+    def of_a_teacher(self, data):
+        x, y = data
+        return self.compute_loss(x, self.teacher(x), self(x))
+
+    def of_weights(self, data):
+        x, y = data
+        return self.compute_loss(x, y, self(x), sample_weight=tf.gather(self.class_weights, y))
+
+    def of_a_temperature(self, data):
+        x, y = data
+        outputs = self(x) / 2.0
+        return self.compute_loss(x, y, outputs)
+
+    def of_a_denoiser(self, data):
+        noisy = data[0] + 0.1
+        return self._compile_loss(data[0], self.decoder(self.encoder(noisy)))
+
+    def of_a_mean_of_outputs(self, data):
+        x, y = data
+        outputs = tf.add_n([self(x), self.teacher(x)])
+        return self.compute_loss(x, y, outputs)
+
+
+class NotReplaced(TwoOptimizers):
+    """Data as they come, in other clothes."""
+
+    def of_the_guide(self, data):
+        if len(data) == 3:
+            x, y, sample_weight = data
+        else:
+            sample_weight = None
+            x, y = data
+        with tf.GradientTape() as tape:
+            outputs = self(x, training=True)
+            loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight)
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        for metric in self.metrics:
+            metric.update_state(loss) if metric.name == "loss" else metric.update_state(y, outputs)
+        return {one.name: one.result() for one in self.metrics}
+
+    def of_casts(self, data):
+        x, y = self.unpacked(data)
+        x = tf.reshape(tf.cast(x, tf.float32), (-1, 5))
+        weight = tf.ones_like(y)
+        outputs = tf.cast(self(x, training=True)[:, :3], "float32")
+        return self.compute_loss(x, tf.one_hot(tf.squeeze(y), 3), outputs, sample_weight=weight)
+
+    def unpacked(self, data):
+        x, y = data[0], data[1]
+        return tf.nest.map_structure(lambda one: tf.cast(one, "float32"), x), y
+
+    def of_micro_batches(self, data):
+        total = 0.0
+        for x, y in zip(tf.split(data[0], 2), tf.split(data[1], 2), strict=True):
+            total += self.compute_loss(x, y, self(x)) / 2
+        return total
+
+    def of_an_autoencoder(self, data):
+        x = data[0] if isinstance(data, tuple) else data
+        mean = self.encoder(x)
+        code = mean + tf.exp(mean) * tf.random.normal(tf.shape(mean))
+        return self.compute_loss(x, x, self.decoder(code))
+
+    def of_a_sharp_minimum(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x))
+        gradients = tape.gradient(loss, self.trainable_weights)
+        for weight, gradient in zip(self.trainable_weights, gradients, strict=True):
+            weight.assign_add(gradient / 10)
+        return self.compute_loss(x, y, self(x))
+
+    def of_outputs_that_are_logged(self, data):
+        x, y = data
+        outputs = self(x)
+        confidence = tf.reduce_max(tf.nn.softmax(outputs), -1)
+        hits = tf.argmax(outputs, -1) == y
+        return self.compute_loss(x, y, outputs), confidence, hits
+
+    def of_what_it_inherits(self, data):
+        return super().train_step(data)
+
+
+@pytest.mark.parametrize("step", steps_of(Replaced) + steps_of(NotReplaced), ids=lambda step: step.__name__)
+def test_data_that_a_train_step_changes_are_read_from_the_source(step, monkeypatch):
+    kind = NotReplaced if step in steps_of(NotReplaced) else Replaced
+    model = two_optimizers(kind)
+    monkeypatch.setattr(kind, "train_step", step)
+    if kind is NotReplaced:
+        Objective(model, None, (X, Y))
+    else:
+        with pytest.warns(
+            LCAWarning, match=r"Replaced trains another loss .* changes the data or the outputs"
+        ):
+            Objective(model, None, (X, Y))
 
 
 @pytest.mark.parametrize("step", steps_of(Added) + steps_of(NotAdded), ids=lambda step: step.__name__)

@@ -241,6 +241,137 @@ def test_a_training_step_that_adds_to_the_compiled_loss_is_told():
         assert callback.steps > 0
 
 
+class Mixup(keras.Sequential):
+    """Changes the data before the compiled loss, in the training step of either engine."""
+
+    def mixed(self, x):
+        return 0.9 * x + 0.1 * ops.flip(x, 0)
+
+    def compute_loss_and_updates(self, trained, others, x, y, *arguments, **options):
+        return super().compute_loss_and_updates(trained, others, self.mixed(x), y, *arguments, **options)
+
+
+class TorchMixup(Mixup):
+    def train_step(self, data):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return super().train_step((self.mixed(x), y))
+
+
+class TwoGradients(keras.Sequential):
+    """Adds the gradient of another loss to that of the compiled one."""
+
+    def penalty(self, trained, others, x):
+        return ops.mean(ops.square(self.stateless_call(trained, others, x)[0]))
+
+    def train_step(self, state, data):
+        import jax  # noqa: PLC0415
+
+        trained, others, optimizer, metrics = state
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        found = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+        (loss, (_, others, _)), gradients = found(trained, others, metrics, x, y, training=True)
+        more = jax.grad(self.penalty)(trained, others, x)
+        gradients = jax.tree.map(lambda one, other: one + other, gradients, more)
+        trained, optimizer = self.optimizer.stateless_apply(optimizer, gradients, trained)
+        return {"loss": loss}, (trained, others, optimizer, metrics)
+
+
+class NoisyState(keras.Sequential):
+    def train_step(self, state, data):
+        import jax  # noqa: PLC0415
+
+        x, y = data
+        found = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+        return found(*state[:2], state[3], x + keras.random.normal(ops.shape(x)), y)
+
+
+class Guide(keras.Sequential):
+    """The training step of Keras' guide for JAX, several times."""
+
+    def train_step(self, state, data):
+        import jax  # noqa: PLC0415
+
+        trained, others, optimizer, metrics = state
+        x, y = data
+        found = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+        for _ in range(2):
+            (loss, (outputs, others, metrics)), gradients = found(
+                trained, others, metrics, x, y, training=True
+            )
+            trained, optimizer = self.optimizer.stateless_apply(optimizer, gradients, trained)
+        new = [metric.stateless_update_state(metrics, y, outputs) for metric in self.metrics]
+        return {"loss": loss}, (trained, others, optimizer, new)
+
+
+class TorchTwoGradients(keras.Sequential):
+    def train_step(self, data):
+        x, y = data
+        self.zero_grad()
+        outputs = self(x, training=True)
+        self.compute_loss(y=y, y_pred=outputs).backward(retain_graph=True)
+        ops.mean(ops.square(outputs)).backward()
+        trained = [*self.trainable_weights]
+        self.optimizer.apply([one.value.grad for one in trained], trained)
+        return {}
+
+
+class TorchSeveralLosses(keras.Sequential):
+    def train_step(self, data):
+        import torch  # noqa: PLC0415
+
+        x, y = data
+        outputs = self(x, training=True)
+        losses = [self.compute_loss(y=y, y_pred=outputs), ops.mean(ops.square(outputs))]
+        torch.autograd.backward(losses)
+        return {}
+
+
+class TorchGuide(keras.Sequential):
+    """The training step of Keras' guide for PyTorch."""
+
+    def train_step(self, data):
+        import torch  # noqa: PLC0415
+
+        x, y = data
+        self.zero_grad()
+        outputs = self(x.to("cpu").float(), training=True)
+        loss = self.compute_loss(y=y.long(), y_pred=outputs)
+        loss.backward()
+        trained = list(self.trainable_weights)
+        gradients = [one.value.grad for one in trained]
+        with torch.no_grad():
+            self.optimizer.apply(gradients, trained)
+        for metric in self.metrics:
+            metric.update_state(loss) if metric.name == "loss" else metric.update_state(y, outputs)
+        return {one.name: one.result() for one in self.metrics}
+
+
+TORCH = {
+    TorchMixup: r"changes the data .*\(self\.mixed\(x\)",
+    TorchTwoGradients: r"adds to .*\(ops\.mean\(ops\.square\(outputs\)\)\.backward",
+    TorchSeveralLosses: r"adds to .*\(losses\)",
+    TorchGuide: "",
+}
+JAX = {
+    Mixup: r"changes the data .*\(self\.mixed\(x\)",
+    TwoGradients: r"adds to .*\(jax\.grad\(self\.penalty\)\)",
+    NoisyState: r"changes the data .*\(x \+ keras\.random",
+    Guide: "",
+}
+STEPS = TORCH if keras.backend.backend() == "torch" else JAX
+
+
+@pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
+def test_a_training_step_that_trains_another_loss_is_told(kind):
+    model = kind([keras.Input((5,)), keras.layers.Dense(3)])
+    model.compile("sgd", cross_entropy(), run_eagerly=True)
+    if STEPS[kind]:
+        with pytest.warns(LCAWarning, match=f"{kind.__name__} trains another loss than .*{STEPS[kind]}"):
+            Objective(model, None, (X, Y))
+    else:
+        Objective(model, None, (X, Y))
+
+
 def test_a_custom_train_step_may_take_the_compiled_loss_in_a_method_of_its_own():
     class Guide(keras.Sequential):
         """As in the guide of Keras for JAX."""
