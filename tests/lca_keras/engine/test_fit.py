@@ -1,5 +1,7 @@
 """The callback measures every update of `fit`, changes nothing, and books what moves besides θ."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -101,6 +103,30 @@ def test_a_new_record_of_a_resumed_fit_has_the_steps_of_the_optimizer(tmp_path, 
     fit(model, callback, *[backup] * restored, epochs=3, initial_epoch=0 if restored else 2)
     assert lca.open_record(tmp_path / "run").step.values.tolist() == [6, 7, 8]
     assert (callback.steps, callback.tracker.estimate().steps) == (9, 3)
+
+
+def test_a_fit_that_is_resumed_within_the_first_epoch_has_the_steps_of_the_optimizer(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                raise KeyboardInterrupt
+
+    def steps(name, *more, **options):
+        record = lca.Record(tmp_path / name, **options)
+        callback = LCACallback((X, Y), batch_norm="frozen", record=record, on_error="raise")
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=2, delete_checkpoint=False)
+        fit(model_of(), backup, callback, *more, epochs=1)
+        return lca.open_record(tmp_path / name).step.values.tolist()
+
+    with pytest.raises(KeyboardInterrupt):
+        steps("run", Stop())
+    with pytest.raises(LCAError, match=r"continues after 2 updates, .* rows up to step 2; pass resume_at=2"):
+        steps("run", mode="a")
+    shutil.copytree(tmp_path / "backup", tmp_path / "after")
+    assert steps("new") == [2, 3, 4]
+    shutil.rmtree(tmp_path / "backup")
+    (tmp_path / "after").rename(tmp_path / "backup")
+    assert steps("run", mode="a", resume_at=2) == [0, 1, 2, 3, 4]
 
 
 def test_a_schedule_is_recorded_with_its_rates(tmp_path):
