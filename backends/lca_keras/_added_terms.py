@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import keras
 
 from lca.frameworks._code import names_in
-from lca_keras._train_step import INHERITED, WAYS, called, inherited, own_steps
+from lca_keras._train_step import INHERITED, WAYS, called, inherited, own_steps, takes_compiled_loss
 
 _DIFFERENTIATING = frozenset(
     {"backward", "compute_gradients", "grad", "gradient", "gradients", "minimize", "value_and_grad", "vjp"}
@@ -22,6 +22,10 @@ _AVERAGING = frozenset({"concat", "concatenate", "mean", "reduce_mean", "stack"}
 _PASSING = frozenset({"cast", "convert_to_tensor", "multiply", "scale_loss"})
 """Functions of a loss whose result counts as that loss."""
 _WITHOUT_GRADIENT = frozenset({"constant", "detach", "float", "item", "numpy", "stop_gradient", "zeros"})
+_PARAMETERS = "sources", "inputs", "var_list", "variables", "xs"
+"""Names of arguments by which a loss is differentiated."""
+_TARGETS = "target", "outputs", "loss", "tensors", "ys", "fun"
+"""Names of arguments that are differentiated."""
 Given: TypeAlias = frozenset[tuple[str, ast.expr | None]]
 """Parameters that hold the compiled loss, or a sum of it and more."""
 
@@ -71,6 +75,8 @@ class _Reader(ast.NodeVisitor):
         self._losses, self._constants = {name for name, added in given if added is None}, set[str]()
         self._sums = {name: added for name, added in given if added is not None}
         self._parts: dict[str, list[ast.expr]] = {}  # of lists and dictionaries
+        self._computed: dict[str, tuple[ast.expr | None, bool]] = {}  # and whether of the compiled loss
+        self._differentiated: list[tuple[str, bool]] = []
         self.trained: ast.expr | None = None
         self.calls: list[tuple[FunctionType, Given]] = []
 
@@ -78,13 +84,17 @@ class _Reader(ast.NodeVisitor):
         self._depth += 1
         self.generic_visit(node)
         self._depth -= 1
+        self._computed[node.name] = None, self._is_of_loss(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.generic_visit(node)
         for target in node.targets:
             if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
                 self._parts.setdefault(target.value.id, []).append(node.value)
-            first = target.elts[0] if isinstance(target, ast.Tuple | ast.List) and target.elts else target
+            names = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
+            of_loss = self._is_of_loss(node.value)
+            self._computed |= {name.id: (node.value, of_loss) for name in names if isinstance(name, ast.Name)}
+            first = names[0] if names else target
             if isinstance(first, ast.Name):
                 self._assign(first.id, node.value)
 
@@ -108,6 +118,8 @@ class _Reader(ast.NodeVisitor):
         if name in _DIFFERENTIATING:
             for value in (*node.args, *(one.value for one in node.keywords), *base):
                 self._train(value)
+                self._train_all(value)
+            self._train_beside(node)
         elif name not in WAYS and (found := called(self._model, self._function, name)) is not None:
             found = inherited(self._model, found) if found is self._function else found
             if found is not None:
@@ -126,6 +138,7 @@ class _Reader(ast.NodeVisitor):
         for known in (self._losses, self._constants):
             known.discard(name)
         self._sums.pop(name, None)
+        self._parts.pop(name, None)
         self._losses |= {name} if is_loss else set()
         self._constants |= {name} if constant else set()
         if found is not None:
@@ -136,6 +149,51 @@ class _Reader(ast.NodeVisitor):
     def _train(self, value: ast.expr) -> None:
         first = value.elts[0] if isinstance(value, ast.Tuple | ast.List) and value.elts else value
         self.trained = self.trained or self._sum_of(first)
+
+    def _train_all(self, value: ast.expr) -> None:
+        """Look at a list or dictionary that is differentiated, which adds up the gradients of its entries."""
+        parts = self._elements(value)
+        if any(map(self._is_loss, parts)) and not self._are_losses(parts):
+            self.trained = self.trained or value
+
+    def _train_beside(self, node: ast.Call) -> None:
+        """Look whether the compiled loss and another one are differentiated by the same parameters."""
+        base = [node.func.value] if isinstance(node.func, ast.Attribute) else []
+        named = {one.arg: one.value for one in node.keywords}
+        targets = [*node.args[:1], *(named[name] for name in _TARGETS if name in named), *base]
+        if not targets:
+            return
+        target = targets[0]
+        by = next(iter([*node.args[1:2], *(named[name] for name in _PARAMETERS if name in named)]), None)
+        if isinstance(by, ast.Name):
+            by = self._computed.get(by.id, (by, False))[0] or by
+        text = "" if by is None or _name(node.func) == "backward" else ast.unparse(by)
+        key = "" if "self.trainable_" in text else text
+        of_loss = self._is_of_loss(target)
+        if not of_loss and (self._is_constant(target) or not self._is_computed(target)):
+            return
+        if (key, not of_loss) in self._differentiated:
+            self.trained = self.trained or node
+        self._differentiated.append((key, of_loss))
+
+    def _is_of_loss(self, node: ast.AST) -> bool:
+        """Whether an expression or function takes the compiled loss."""
+        for one in ast.walk(node):
+            name = _name(one)
+            if name in WAYS | INHERITED or name in self._losses or name in self._sums:
+                return True
+            if isinstance(one, ast.Name) and name in self._computed:
+                if self._computed[name][1]:
+                    return True
+            else:
+                found = called(self._model, self._function, name)
+                if found is not None and takes_compiled_loss(self._model, found):
+                    return True
+        return False
+
+    def _is_computed(self, node: ast.expr) -> bool:
+        """Whether an expression is made of what this function computes, and not of its parameters alone."""
+        return not isinstance(node, ast.Name) or node.id in self._computed
 
     def _is_loss(self, node: ast.expr) -> bool:
         """Whether an expression is the compiled loss, its sum over batches, or a multiple."""
@@ -199,6 +257,8 @@ class _Reader(ast.NodeVisitor):
                 return node.values
             case ast.Name():
                 return self._parts.get(node.id, [])
+            case ast.BinOp(op=ast.Add()):
+                return [*self._elements(node.left), *self._elements(node.right)]
             case ast.Call(func=ast.Attribute(attr="values", value=held), args=[]):
                 return self._elements(held)
         return []

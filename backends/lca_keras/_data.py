@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from scipy.sparse import issparse
 
 from lca.errors import DataError
 from lca.frameworks import Measured, PyTree, all_rows, read_batches
@@ -50,7 +51,17 @@ def as_tensors(tree: PyTree, dtype: str) -> PyTree:
     return keras.ops.cast(tensor, dtype) if floating else tensor
 
 
+def refuse_sparse(leaf: object) -> None:
+    """Raise `DataError` for a sparse matrix of SciPy."""
+    if issparse(leaf):
+        raise DataError(
+            f"the data hold a {type(leaf).__name__}, a sparse matrix of SciPy, of which no rows can be "
+            "drawn; pass x.toarray()."
+        )
+
+
 def _tensor(leaf: Any) -> Any:
+    refuse_sparse(leaf)
     array = leaf if keras.ops.is_tensor(leaf) else np.asarray(leaf)
     if getattr(array.dtype, "hasobject", False) or str(array.dtype).startswith("<U"):
         raise DataError(

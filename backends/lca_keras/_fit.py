@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
+from keras.src.utils import file_utils
 
 from lca.errors import LCAWarning
 from lca.frameworks import ModelObjective, Rows
@@ -65,6 +66,11 @@ class Fit:
         Keras may be going through the list, so another takes its place.
         """
         self._list.callbacks = [other for other in self.callbacks if other is not callback]
+
+    def restores(self) -> bool:
+        """Whether it continues from the checkpoint of a `BackupAndRestore`, of whatever epoch."""
+        backups = [one for one in self.callbacks if isinstance(one, keras.callbacks.BackupAndRestore)]
+        return any(file_utils.exists(backup._weights_path) for backup in backups)
 
     def check_weights(self, measured: AnyObjective | Mapping[str, AnyObjective]) -> None:
         """Warn if fit weighs the examples and no measured loss does, at the latest with its first batch."""

@@ -105,7 +105,8 @@ class _Last(keras.callbacks.Callback):
         model, fit = self._callback.model, self._callback._fit
         first = getattr(model, "_initial_epoch", 0) or fit.initial_epoch  # the former: of `BackupAndRestore`
         updates = int(steps * (epochs - first)) if steps and epochs else None
-        made = Counts().made_by([model.optimizer]) if first and model.optimizer else 0
+        resumed = model.optimizer and (first or fit.restores())
+        made = Counts().made_by([model.optimizer]) if resumed else 0
         self._callback._begin(self._callback._make_tracker, updates, made, call_of_fit(model))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:

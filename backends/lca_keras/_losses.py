@@ -18,6 +18,12 @@ BatchLoss: TypeAlias = Callable[[keras.Model, PyTree], Tensor]
 
 MEAN_HINT = "use reduction='sum_over_batch_size'"
 """How a Keras loss becomes a mean."""
+SCALAR_HINT = (
+    f"{MEAN_HINT}. As long as the compiled loss is such a vector, Keras on TensorFlow trains on its sum, "
+    "whose gradient is that of the mean times the number of entries: multiply the learning rate of SGD "
+    "by it, or train as now and measure the mean by batch_loss=function of model and batch"
+)
+"""How a loss with several values becomes a scalar, and what this does to training."""
 _SHOWN = 80
 """Characters of the user's code in a message."""
 GRADIENT_HINT = "is it computed with stop_gradient, or converted to NumPy on the way?"

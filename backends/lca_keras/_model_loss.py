@@ -36,7 +36,7 @@ from lca_keras._configuration import CLOCK, CONFIGURATION, Configuration, not_ag
 from lca_keras._data import as_tensors
 from lca_keras._engine import LossOf, Tensor, Tensors, engine
 from lca_keras._losses import (
-    MEAN_HINT,
+    SCALAR_HINT,
     BatchLoss,
     number_of_examples,
     of_outputs,
@@ -365,7 +365,7 @@ class KerasLoss(SharedLoss):
     ) -> Tensor:
         with self._scope(version, tensors, values):
             loss = self._batch_loss(self._model, batch)
-        check_loss(loss, MEAN_HINT)
+        check_loss(loss, SCALAR_HINT)
         self._computes_in(loss.dtype)
         return loss
 

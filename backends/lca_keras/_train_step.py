@@ -17,9 +17,13 @@ _LIBRARIES = frozenset({"jax", "keras", "numpy", "tensorflow", "torch"})
 
 def trains_compiled_loss(model: keras.Model) -> bool:
     """Whether the user's ``train_step``, or what it calls, takes the compiled loss in one of Keras' ways."""
-    if not (own := own_steps(model)):
-        return True
-    waiting, seen = own[:1], set(own[:1])
+    own = own_steps(model)
+    return not own or takes_compiled_loss(model, own[0])
+
+
+def takes_compiled_loss(model: keras.Model, function: FunctionType) -> bool:
+    """Whether a function of the user's, or what it calls, takes the compiled loss in one of Keras' ways."""
+    waiting, seen = [function], {function}
     while waiting:
         function = waiting.pop()
         names = names_in(function.__code__)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from lca.errors import DataError
 from lca.frameworks import Measured, PyTree, TensorOps, all_rows, read_batches, tensor_ops
 from lca.frameworks._data import Prepare
+from lca_keras._data import refuse_sparse
 from lca_tensorflow._dataset import private_copy, refuse_partial
 from lca_tensorflow._undisturbed import undisturbed
 
@@ -92,6 +93,7 @@ def _as_tensor(leaf: Any) -> tf.Tensor:
         )
     if isinstance(leaf, keras.KerasTensor):
         raise DataError("the data hold a KerasTensor, which has no numbers; pass arrays.")
+    refuse_sparse(leaf)
     try:
         return tf.convert_to_tensor(np.asarray(leaf) if hasattr(leaf, "iloc") else leaf)  # of pandas
     except (TypeError, ValueError) as error:

@@ -35,7 +35,7 @@ from lca.tolerances import repeat
 from lca_keras._class_weight import weighted_by_class
 from lca_keras._configuration import CLOCK, CONFIGURATION, Configuration, not_again
 from lca_keras._losses import (
-    MEAN_HINT,
+    SCALAR_HINT,
     BatchLoss,
     number_of_examples,
 )
@@ -540,7 +540,7 @@ class KerasLoss(SharedLoss):
                 fits = tf.reduce_all(tf.math.is_finite(gradient))
                 gradient = tf.cond(fits, lambda: gradient, lambda: differentiated(1.0))
             grad = _added(grad, gradient, lambda g: self._weighted(tf.cast(weight, theta.dtype), g))
-        check_loss(_of_rows(loss, self._example), MEAN_HINT)
+        check_loss(_of_rows(loss, self._example), SCALAR_HINT)
         return total + self._weighted(weight, tf.cast(loss, tf.float64)), weights + weight, grad
 
     def _weighted(self, weight: tf.Tensor, value: tf.Tensor) -> tf.Tensor:

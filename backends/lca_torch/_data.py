@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from torch.utils.data import default_collate as collate
@@ -119,6 +120,11 @@ def refuse_arrays(batch: PyTree) -> PyTree:
             raise DataError(
                 f"the measured data{path} is a NumPy array ({leaf.dtype} {leaf.shape}); torch models take "
                 "tensors: pass torch.as_tensor(array)."
+            )
+        if issparse(leaf):
+            raise DataError(
+                f"the measured data{path} is a sparse matrix of SciPy ({type(leaf).__name__}); torch models "
+                "take tensors: pass torch.as_tensor(x.toarray())."
             )
         if isinstance(leaf, Tensor) and leaf.is_meta:
             raise DataError(f"the measured data{path} is on the meta device and holds no values.")

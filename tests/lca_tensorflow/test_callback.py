@@ -636,6 +636,41 @@ class Added(TwoOptimizers):
             loss = self.compute_loss(*data) + tf.add_n(self.losses)
         return tape.gradient(loss, self.trainable_weights)
 
+    def of_several_losses(self, data):
+        with tf.GradientTape() as tape:
+            losses = self.compute_loss(*data), self.other(data[0])
+        return tape.gradient(losses, self.trainable_weights)
+
+    def of_a_longer_list(self, data):
+        with tf.GradientTape() as tape:
+            losses = [self.compute_loss(*data)]
+            losses += [self.other(data[0])]
+        return tape.gradient(target=losses, sources=self.trainable_weights)
+
+    def of_two_gradients(self, data):
+        parameters = self.trainable_variables
+        with tf.GradientTape(persistent=True) as tape:
+            loss = self.compute_loss(*data)
+            other = self.other(data[0])
+        first, second = tape.gradient(loss, parameters), tape.gradient(other, self.trainable_weights)
+        return [a + b for a, b in zip(first, second, strict=True)]
+
+    def of_two_functions(self, data):
+        def second(weights):
+            return self.other(data[0])
+
+        first = self.own.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+        return first(self.trainable_weights, *data), self.own.grad(second)(self.trainable_weights)
+
+    def of_backward_twice(self, data):
+        outputs = self(data[0])
+        tf.reduce_mean(outputs).backward()
+        self.compute_loss(*data, outputs).backward()
+
+    def of_a_second_update(self, data):
+        self.own.minimize(self.compute_loss(*data), self.trainable_weights)
+        self.own.minimize(self.other(data[0]), self.trainable_weights)
+
     def of_two_batches(self, data):
         loss = self.compute_loss(*data) - self.compute_loss(data[0] + 1, data[1])
         self.apply_gradient(loss)
@@ -679,6 +714,24 @@ class NotAdded(Added):
     def all_of(self, data):
         outputs = self(data[0])
         return {"loss": self.compute_loss(*data, outputs), "outputs": outputs}
+
+    def of_parts_of_the_model(self, data):
+        with tf.GradientTape(persistent=True) as tape:
+            loss = self.compute_loss(*data)
+            fool = self.other(data[0])
+        grads = tape.gradient(loss, self.layers[0].trainable_weights)
+        return grads + tape.gradient(loss, self.layers[1].trainable_weights) + tape.gradient(fool, data[0])
+
+    def of_a_second_pass(self, data):
+        def taken(x, y):
+            return self.compute_loss(x, y, self(x))
+
+        with tf.GradientTape() as tape:
+            loss = taken(*data)
+        ahead = tape.gradient(loss, self.trainable_weights)
+        with tf.GradientTape() as tape:
+            again = self.all_of(data)["loss"]
+        return ahead, tape.gradient(again, self.trainable_weights)
 
     def of_itself(self, data):
         loss = self.compute_loss(*data) * self.of_itself(data[1:])

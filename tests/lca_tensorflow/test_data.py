@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from scipy.sparse import coo_array, csr_matrix
 from tensorflow.python.eager import context
 
 from lca import tolerances
@@ -258,6 +259,8 @@ REFUSED = {
     r"InvalidArgumentError: Received a label value of 3 which is outside .* \[0, 3\)": lambda: (X, Y + 1),
     "hold a RaggedTensor.*pass x.to_tensor": lambda: (tf.ragged.constant([[1.0], [2.0, 3.0]]), Y[:2]),
     r"hold a SparseTensor.*pass tf\.sparse\.to_dense": lambda: (tf.sparse.from_dense(X), Y),
+    r"hold a csr_matrix, a sparse matrix of SciPy.*pass x\.toarray\(\)": lambda: (csr_matrix(X), Y),
+    r"hold a coo_array, a sparse.*pass x\.toarray\(\)": lambda: [(coo_array(X), Y)],
     "hold a KerasTensor, which has no numbers": lambda: (keras.Input((6,)), Y),
     r"hold None before other entries, as in \(x, None": lambda: (X, None, np.ones(17)),
     "hold None before other": lambda: ((None, X), Y),

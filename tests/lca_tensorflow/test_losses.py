@@ -240,6 +240,25 @@ def test_a_penalty_of_the_parameters_alone_is_a_term():
         Penalty(model, lambda tensors: tensors[fixed.layout.names[0]]).loss(theta)
 
 
+def test_a_loss_without_reduction_is_told_that_its_sum_is_trained():
+    each = cross_entropy(reduction=None)
+    models = [compiled(no_dropout(), loss) for loss in (each, cross_entropy())]
+    models[1].set_weights(models[0].get_weights())
+    with pytest.raises(LCAError, match=r"Keras on TensorFlow trains on its sum.*by batch_loss=function of"):
+        Objective(models[0], None, (X, Y))
+    means = [
+        Objective(models[0], None, (X, Y), batch_loss=lambda m, b: tf.reduce_mean(each(b[1], m(b[0])))),
+        Objective(models[1], None, (X, Y)),
+    ]
+    start, moved = means[0].theta(), []
+    for model, mean, rate in zip(models, means, (0.01, 0.01 * len(X)), strict=True):
+        model.optimizer.learning_rate = rate
+        model.fit(X, Y, batch_size=len(X), verbose=0)
+        moved.append(mean.theta() - start)
+    mass = float(tf.reduce_sum(abs(moved[0])))
+    assert float(tf.reduce_max(abs(moved[0] - moved[1]))) <= tolerances.summed(mass, tolerances.EPS32)
+
+
 @pytest.mark.parametrize("weight", [(), (WEIGHT,)], ids=["plain", "weighted"])
 def test_classes_are_rows_that_add_up(weight):
     model = compiled(regularized())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from torch import nn
 from torch.nn.functional import cross_entropy, relu
 from torch.utils.data import DataLoader
@@ -153,6 +154,10 @@ def test_a_loss_that_doubles_by_accident_is_no_sum():
     ("data", "where"),
     [
         ((X.numpy(), Y.numpy()), r"data\[0\] is a NumPy array \(float32 \(17, 6\)\)"),
+        (
+            (csr_matrix(X.numpy()), Y),
+            r"data\[0\] is a sparse matrix of SciPy",
+        ),
         ((X, Y.numpy()), r"data\[1\] is a NumPy array \(int64 \(17,\)\)"),
         ({"x": X.numpy(), "y": Y}, r"data\['x'\] is a NumPy array"),
         (X.numpy(), "data is a NumPy array"),

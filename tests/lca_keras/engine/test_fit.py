@@ -1,5 +1,7 @@
 """The callback measures every update of `fit`, changes nothing, and books what moves besides θ."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -101,6 +103,30 @@ def test_a_new_record_of_a_resumed_fit_has_the_steps_of_the_optimizer(tmp_path, 
     fit(model, callback, *[backup] * restored, epochs=3, initial_epoch=0 if restored else 2)
     assert lca.open_record(tmp_path / "run").step.values.tolist() == [6, 7, 8]
     assert (callback.steps, callback.tracker.estimate().steps) == (9, 3)
+
+
+def test_a_fit_that_is_resumed_within_the_first_epoch_has_the_steps_of_the_optimizer(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                raise KeyboardInterrupt
+
+    def steps(name, *more, **options):
+        record = lca.Record(tmp_path / name, **options)
+        callback = LCACallback((X, Y), batch_norm="frozen", record=record, on_error="raise")
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=2, delete_checkpoint=False)
+        fit(model_of(), backup, callback, *more, epochs=1)
+        return lca.open_record(tmp_path / name).step.values.tolist()
+
+    with pytest.raises(KeyboardInterrupt):
+        steps("run", Stop())
+    with pytest.raises(LCAError, match=r"continues after 2 updates, .* rows up to step 2; pass resume_at=2"):
+        steps("run", mode="a")
+    shutil.copytree(tmp_path / "backup", tmp_path / "after")
+    assert steps("new") == [2, 3, 4]
+    shutil.rmtree(tmp_path / "backup")
+    (tmp_path / "after").rename(tmp_path / "backup")
+    assert steps("run", mode="a", resume_at=2) == [0, 1, 2, 3, 4]
 
 
 def test_a_schedule_is_recorded_with_its_rates(tmp_path):
@@ -239,6 +265,109 @@ def test_a_training_step_that_adds_to_the_compiled_loss_is_told():
                 fit(model, callback)
             assert [one.category for one in said].count(LCAWarning) == 1
         assert callback.steps > 0
+
+
+class TwoGradients(keras.Sequential):
+    """Adds the gradient of another loss to that of the compiled one."""
+
+    def penalty(self, trained, others, x):
+        return ops.mean(ops.square(self.stateless_call(trained, others, x)[0]))
+
+    def train_step(self, state, data):
+        import jax  # noqa: PLC0415
+
+        trained, others, optimizer, metrics = state
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        found = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+        (loss, (_, others, _)), gradients = found(trained, others, metrics, x, y, training=True)
+        more = jax.grad(self.penalty)(trained, others, x)
+        gradients = jax.tree.map(lambda one, other: one + other, gradients, more)
+        trained, optimizer = self.optimizer.stateless_apply(optimizer, gradients, trained)
+        return {"loss": loss}, (trained, others, optimizer, metrics)
+
+
+class Guide(keras.Sequential):
+    """The training step of Keras' guide for JAX, several times."""
+
+    def train_step(self, state, data):
+        import jax  # noqa: PLC0415
+
+        trained, others, optimizer, metrics = state
+        x, y = data
+        found = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+        for _ in range(2):
+            (loss, (outputs, others, metrics)), gradients = found(
+                trained, others, metrics, x, y, training=True
+            )
+            trained, optimizer = self.optimizer.stateless_apply(optimizer, gradients, trained)
+        new = [metric.stateless_update_state(metrics, y, outputs) for metric in self.metrics]
+        return {"loss": loss}, (trained, others, optimizer, new)
+
+
+class TorchTwoGradients(keras.Sequential):
+    def train_step(self, data):
+        x, y = data
+        self.zero_grad()
+        outputs = self(x, training=True)
+        self.compute_loss(y=y, y_pred=outputs).backward(retain_graph=True)
+        ops.mean(ops.square(outputs)).backward()
+        trained = [*self.trainable_weights]
+        self.optimizer.apply([one.value.grad for one in trained], trained)
+        return {}
+
+
+class TorchSeveralLosses(keras.Sequential):
+    def train_step(self, data):
+        import torch  # noqa: PLC0415
+
+        x, y = data
+        outputs = self(x, training=True)
+        losses = [self.compute_loss(y=y, y_pred=outputs), ops.mean(ops.square(outputs))]
+        torch.autograd.backward(losses)
+        return {}
+
+
+class TorchGuide(keras.Sequential):
+    """The training step of Keras' guide for PyTorch."""
+
+    def train_step(self, data):
+        import torch  # noqa: PLC0415
+
+        x, y = data
+        self.zero_grad()
+        outputs = self(x.to("cpu").float(), training=True)
+        loss = self.compute_loss(y=y.long(), y_pred=outputs)
+        loss.backward()
+        trained = list(self.trainable_weights)
+        gradients = [one.value.grad for one in trained]
+        with torch.no_grad():
+            self.optimizer.apply(gradients, trained)
+        for metric in self.metrics:
+            metric.update_state(loss) if metric.name == "loss" else metric.update_state(y, outputs)
+        return {one.name: one.result() for one in self.metrics}
+
+
+TORCH = {
+    TorchTwoGradients: r"adds to .*\(ops\.mean\(ops\.square\(outputs\)\)\.backward",
+    TorchSeveralLosses: r"adds to .*\(losses\)",
+    TorchGuide: "",
+}
+JAX = {
+    TwoGradients: r"adds to .*\(jax\.grad\(self\.penalty\)\)",
+    Guide: "",
+}
+STEPS = TORCH if keras.backend.backend() == "torch" else JAX
+
+
+@pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
+def test_a_training_step_that_trains_another_loss_is_told(kind):
+    model = kind([keras.Input((5,)), keras.layers.Dense(3)])
+    model.compile("sgd", cross_entropy(), run_eagerly=True)
+    if STEPS[kind]:
+        with pytest.warns(LCAWarning, match=f"{kind.__name__} trains another loss than .*{STEPS[kind]}"):
+            Objective(model, None, (X, Y))
+    else:
+        Objective(model, None, (X, Y))
 
 
 def test_a_custom_train_step_may_take_the_compiled_loss_in_a_method_of_its_own():

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from scipy.sparse import csr_matrix
 
 from lca.errors import DataError, LayoutError, LCAError, NonDeterministicError
 from lca_keras import LCACallback, Objective
@@ -134,6 +135,7 @@ def test_several_updates_in_one_call_of_the_callback():
         ((X, Y[:3]), "one row per example"),
         ((np.array([[None] * 5] * 20), Y), "no tensor can be made of a ndarray"),
         ((X,), "hold no targets"),
+        ((csr_matrix(X), Y), r"hold a csr_matrix, a sparse matrix of SciPy.*pass x\.toarray\(\)"),
         ((X, None, np.ones(20)), "no tensor can be made of a NoneType"),
     ],
 )
