@@ -104,6 +104,22 @@ class _Reader(ast.NodeVisitor):
             before = ast.Name(node.target.id, ast.Load())
             self._assign(node.target.id, ast.BinOp(before, node.op, node.value))
 
+    def visit_For(self, node: ast.For) -> None:
+        self._loop(node)
+        self.generic_visit(node)
+
+    def visit_ListComp(self, node: ast.ListComp | ast.GeneratorExp) -> None:
+        for one in node.generators:
+            self._loop(one)
+        self.generic_visit(node)
+
+    visit_GeneratorExp = visit_ListComp  # noqa: N815
+
+    def _loop(self, node: ast.For | ast.comprehension) -> None:
+        """In a loop over losses, each of them is what the name stands for."""
+        if isinstance(node.target, ast.Name) and (parts := self._elements(node.iter)):
+            self._parts[node.target.id] = parts
+
     def visit_Return(self, node: ast.Return) -> None:
         self.generic_visit(node)
         if node.value is not None and (self._returns or self._depth > 1):

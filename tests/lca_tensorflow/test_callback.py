@@ -655,6 +655,12 @@ class Added(TwoOptimizers):
         first, second = tape.gradient(loss, parameters), tape.gradient(other, self.trainable_weights)
         return [a + b for a, b in zip(first, second, strict=True)]
 
+    def of_a_loop_over_losses(self, data):
+        with tf.GradientTape(persistent=True) as tape:
+            losses = self.compute_loss(*data), self.other(data[0])
+        gradients = [tape.gradient(loss, self.trainable_weights) for loss in losses]
+        return [tf.add_n(pair) for pair in zip(*gradients, strict=True)]
+
     def of_two_functions(self, data):
         def second(weights):
             return self.other(data[0])
