@@ -2,10 +2,10 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
-from keras.src.utils import file_utils
 
 from lca.errors import LCAWarning
 from lca.frameworks import ModelObjective, Rows
@@ -70,7 +70,7 @@ class Fit:
     def restores(self) -> bool:
         """Whether it continues from the checkpoint of a `BackupAndRestore`, of whatever epoch."""
         backups = [one for one in self.callbacks if isinstance(one, keras.callbacks.BackupAndRestore)]
-        return any(file_utils.exists(backup._weights_path) for backup in backups)
+        return any(Path(backup._weights_path).exists() for backup in backups)
 
     def check_weights(self, measured: AnyObjective | Mapping[str, AnyObjective]) -> None:
         """Warn if fit weighs the examples and no measured loss does, at the latest with its first batch."""
