@@ -82,7 +82,7 @@ def sample_hint(loss: object, batch: PyTree) -> str:
     """What lets examples be weighted where a loss takes ``reduction='none'``, but leaves out labels.
 
     >>> sample_hint(nn.CrossEntropyLoss(), (torch.zeros(2), torch.tensor([[1, -100], [2, -100]])))[:55]
-    'the loss leaves out labels -100 (ignore_index), so that'
+    'the loss leaves out labels -100 (ignore_index), so with'
     """
     ignored = _ignored(list(_options(loss)), batch)
     if ignored is None:

@@ -123,11 +123,11 @@ def with_layer(layer):
     [
         (
             keras.layers.GaussianNoise(0.1, name="noise"),
-            r"trains with dropout or noise \(noise\), and SameBatch",
+            r"trains with dropout or noise \(noise\), which is off in the measured loss\. SameBatch",
         ),
         (
             keras.layers.BatchNormalization(name="norm"),
-            r"trains with batch statistics \(norm\), and SameBatch",
+            r"trains with batch statistics \(norm\), but .*'frozen'\. SameBatch",
         ),
     ],
 )

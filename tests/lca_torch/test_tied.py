@@ -72,7 +72,7 @@ def test_without_ties_nothing_is_said(tmp_path):
 
 
 def test_a_tie_of_a_tensor_that_is_not_there_is_refused():
-    with pytest.raises(LayoutError, match="other names of 'v', which is not a tensor"):
+    with pytest.raises(LayoutError, match="tied lists names for 'v', but the layout has no tensor 'v'"):
         lca.Layout(("w",), ((2,),), tied={"v": ("u",)})
 
 

@@ -66,10 +66,8 @@ def test_dropout_in_gradients_of_training_is_said_once(layer):
     model = nn.ModuleDict({"linear": nn.Linear(6, 3), "drop": layer})
     for estimator in (SameBatch(), NextBatch(RIGHT)):
         [said] = said_of_training(model, estimator)
-        assert (
-            f"trains with dropout or noise (drop), and {type(estimator).__name__} allocates by the grad"
-            in said
-        )
+        by = f"{type(estimator).__name__} allocates by the gradients of training"
+        assert f"trains with dropout or noise (drop), which is off in the measured loss. {by}" in said
     assert not said_of_training(model.eval(), SameBatch())
     model.train()
     layer.p = layer.dropout = layer.neftune_noise_alpha = 0.0
@@ -80,7 +78,8 @@ def test_dropout_in_gradients_of_training_is_said_once(layer):
 def test_batch_statistics_in_gradients_of_training_that_are_not_measured_are_said_once():
     model = nn.ModuleDict({"linear": nn.Linear(6, 3), "norm": nn.BatchNorm1d(6)})
     [said] = said_of_training(model, SameBatch(), batch_norm="frozen")
-    assert "trains with batch statistics (norm), and SameBatch allocates by the grad" in said
+    by = "SameBatch allocates by the gradients of training"
+    assert f"statistics (norm), but the measured loss has batch_norm='frozen'. {by}" in said
     assert not said_of_training(model, SameBatch())
     model["norm"].eval()
     assert not said_of_training(model, SameBatch(), batch_norm="frozen")
