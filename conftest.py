@@ -41,7 +41,7 @@ if os.environ.get("LCA_HYPOTHESIS_PROFILE") != "nightly":  # XLA need not optimi
 
 
 def pytest_collection() -> None:
-    """Let the garbage collector not search, again and again, what the imports make."""
+    """Turn off the garbage collector, which would search what the imports make again and again."""
     gc.disable()
 
 

@@ -1,6 +1,4 @@
-"""Which events of a run are looked at, where each would take too long, and how steps are put into blocks."""
-
-import numpy as np
+"""Schedules for checks that take too long to be made at every event of a run."""
 
 
 def doubles(count: int, longest: int | None = None) -> bool:
@@ -46,14 +44,3 @@ def thins_out(count: int) -> bool:
     decade: int = 10 ** max(0, len(str(count)) - 2)
     step = 5 if count >= 50 * decade else 2 if count >= 20 * decade else 1
     return count % (step * decade) == 0
-
-
-def block_starts(length: int, max_blocks: int) -> np.ndarray:
-    """The starts of at most ``max_blocks`` blocks of equal length; only the last one may be shorter.
-
-    Blocks of nearly equal length, alternating between 1 and 2 steps, would show as stripes in a map of sums.
-
-    >>> block_starts(5, 2), block_starts(3, 10)
-    (array([0, 3]), array([0, 1, 2]))
-    """
-    return np.arange(0, length, -(-length // max_blocks))

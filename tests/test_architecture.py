@@ -12,6 +12,7 @@ FLOORS = [
     ["lca._listing", "lca._paths", "lca._signals"],
     [
         "lca.tolerances",
+        "lca._blocks",
         "lca._checkpoint_names",
         "lca._deprecation",
         "lca._extras",

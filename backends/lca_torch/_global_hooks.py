@@ -59,7 +59,7 @@ class GlobalHooks:
 
 
 def _without_saving_hooks() -> saved_tensors_hooks | None:
-    """A replacement for the user's hooks on tensors that autograd saves; ``None`` if there are none."""
+    """Hooks that do nothing, in place of the user's saved-tensor hooks; ``None`` if the user has none."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     if hooks is None or in_library(getattr(hooks[0], "__module__", None) or ""):
         return None

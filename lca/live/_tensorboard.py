@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import numpy as np
 
+from lca._blocks import block_starts
 from lca._extras import extra
 from lca._output import check_writable
-from lca._schedules import block_starts
 from lca.errors import LCAError
 from lca.live._logging import tagged
 

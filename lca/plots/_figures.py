@@ -65,9 +65,8 @@ def _of_groups(member: Member, by: str) -> Figures:
     loss, along = f", {run.losses[0]} loss" if over else "", _along(run)
     ends = _intervals(run, by, shown, totals)
     bars = f"{_titled(run, 'total allocation')}{over}{loss if len(rows) == 1 else ''}"
-    bars += (
-        (",\n" if over else " ") + f"over {run.scope}" + ("" if ends is None else ",\nwith 95 % intervals")
-    )
+    bars += (",\n" if over else " ") + f"over {run.scope}"
+    bars += "" if ends is None else ",\nwith 95 % intervals"
     yield "totals", lambda: plot_totals(names, *totals, intervals=ends, labels=losses, title=bars)
     mapped = f"{_titled(run, 'allocation over time')}{over}{loss}"
     yield "layer_time", lambda: plot_layer_time(first, names, title=mapped, **along)

@@ -5,8 +5,8 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from lca._blocks import block_starts
 from lca._extras import extra
-from lca._schedules import block_starts
 from lca.analysis._arrays import check_finite, check_names
 from lca.analysis._reading import class_of
 from lca.errors import LCAError

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lca._schedules import block_starts
+from lca._blocks import block_starts
 
 MAX_SIDES = (64, 48, 32, 24, 16, 12, 8, 4)
 """Limits on the number of cells along an edge of a map; the largest that keeps the page small is used."""

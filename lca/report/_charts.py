@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lca._blocks import block_starts
 from lca._extras import extra
-from lca._schedules import block_starts
 from lca.plots._canvas import CATEGORY_COLORS, HELPING, HURTING
 from lca.runs._format import format_signed, short_labels, shorten_words
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lca._schedules import block_starts
+from lca._blocks import block_starts
 from lca.report._cells import EMPTY, MAX_SIDES, Grid, ListGrid, MatrixGrid
 from lca.runs._run import Run
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lca._schedules import block_starts
+from lca._blocks import block_starts
 from lca.errors import LCAError
 from lca.record._reading import open_record
 from lca.report._charts import count_checkpoints, detail_map, layer_map

@@ -211,7 +211,7 @@ for line in sys.stdin:
     try:
         lca.Record(path, mode=mode)
         found = "it can be written"
-    except Exception as error:
+    except lca.LCAError as error:
         found = str(error)
     print(json.dumps(found), flush=True)
 """

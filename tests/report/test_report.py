@@ -12,8 +12,8 @@ from scipy.stats import norm
 
 import lca
 from lca import Layout, LCAError, Record, open_record
+from lca._blocks import block_starts
 from lca._cli import main
-from lca._schedules import block_starts
 from lca.analysis import checked_windows
 from lca.errors import OutputError
 from lca.plots._canvas import CATEGORY_COLORS, HELPING, HURTING

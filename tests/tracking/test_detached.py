@@ -1,4 +1,4 @@
-"""A tensor that moves without training, of which the loss has no gradient, is told of."""
+"""A warning names tensors that move without training and have no gradient."""
 
 import warnings
 
